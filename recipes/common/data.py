@@ -1,0 +1,243 @@
+"""Images and label maps as `tf.data` pipelines: train, validation and test.
+
+    pets = data.load("oxford_iiit_pet", image_size=256, batch_size=16)
+    model.fit(pets.train, steps_per_epoch=pets.steps_per_epoch, validation_data=pets.validation)
+
+Labels are class ids from 0, resized with nearest neighbour only: a bilinear resize would invent fractional
+classes. Images are kept as uint8 until the model, a quarter of the memory of float32.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import requests
+import tensorflow as tf
+
+from common import synthetic
+from common.files import InputError
+
+SOURCES = ("oxford_iiit_pet", "synthetic")
+CLASS_NAMES = ("pet", "background", "border")  # a trimap's 1, 2, 3, in this order
+VALIDATION_SHARE = 0.1
+SYNTHETIC_COUNTS = {"train": 1600, "test": 400}
+DOWNLOAD_TIMEOUT = 20  # seconds without an answer
+
+
+class Data(NamedTuple):
+    """Three endless-or-once pipelines of (images, labels), both uint8: [B, H, W, 3] in 0..255 and [B, H, W].
+
+    `train` repeats for ever, in full batches, shuffled and augmented anew in each epoch of `steps_per_epoch`
+    batches; `validation` and `test` go once through, in a fixed order and untouched.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    counts: dict[str, int]
+    steps_per_epoch: int
+    train: tf.data.Dataset
+    validation: tf.data.Dataset
+    test: tf.data.Dataset
+
+
+class Source(NamedTuple):
+    """A data set before it is decoded: cheap elements, and a function that turns one into (image, label)."""
+
+    class_names: tuple[str, ...]
+    train: tf.data.Dataset
+    test: tf.data.Dataset
+    decode: Callable[..., tuple[tf.Tensor, tf.Tensor]]
+
+
+def load(
+    name: str,
+    image_size: int,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    data_dir: str | None = None,
+) -> Data:
+    """Builds the pipelines of a data set.
+
+    Args:
+      name: one of SOURCES.
+      image_size: side in pixels to which images (bilinear) and labels (nearest) are resized, once.
+      batch_size: images in a batch.
+      seed: chooses the validation images (10 % of train), their order and their augmentation; the same seed
+        gives the same batches.
+      limit: at most so many images of each split.
+      data_dir: where tensorflow-datasets keeps its data; its own default where None.
+    Raises:
+      InputError: for an unknown name, or data that is not there and cannot be downloaded.
+    """
+    if name == "oxford_iiit_pet":
+        source = _oxford_iiit_pet(data_dir)
+    elif name == "synthetic":
+        source = _synthetic(image_size, seed)
+    else:
+        raise InputError(f"--data {name}: no such data set; there are {' and '.join(SOURCES)}")
+
+    train, validation = _hold_out(source.train, seed)
+    splits = {"train": train, "validation": validation, "test": source.test}
+    if limit:
+        splits = {split: elements.take(limit) for split, elements in splits.items()}
+    counts = {split: _count(elements) for split, elements in splits.items()}
+
+    def decode(element):
+        image, label = source.decode(element)
+        return resize(image, label, image_size)
+
+    train, validation, test = (
+        elements.map(decode, num_parallel_calls=tf.data.AUTOTUNE) for elements in splits.values()
+    )
+    train = (
+        train.cache()  # before anything random, or one random choice would serve for ever
+        .shuffle(counts["train"], seed=seed)
+        .repeat()
+        .batch(batch_size, drop_remainder=True)
+        .enumerate()
+        .map(lambda step, batch: augment(*batch, seed=(seed, step)), num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    validation = validation.cache().batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    test = test.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    steps_per_epoch = -(-counts["train"] // batch_size)
+    return Data(name, source.class_names, counts, steps_per_epoch, train, validation, test)
+
+
+def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Brings an image uint8 [H, W, 3] and its label map uint8 [H, W, 1] to size x size; the label loses its channel.
+
+    The image is averaged where it shrinks (antialias); the label takes its nearest pixel and stays a class id.
+    """
+    image = tf.image.resize(image, (size, size), antialias=True)
+    image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+    label = tf.image.resize(label, (size, size), method="nearest")
+    return tf.ensure_shape(image, (size, size, 3)), tf.ensure_shape(label, (size, size, 1))[..., 0]
+
+
+def augment(images: tf.Tensor, labels: tf.Tensor, seed) -> tuple[tf.Tensor, tf.Tensor]:
+    """Flips, crops and recolours each image of a batch on its own, and its label map along with it.
+
+    Half of the images are mirrored; of each, a window of 60 to 100 % of its side is enlarged to full size;
+    contrast, saturation and brightness change. All of it is drawn from `seed`, two integers, so that a batch
+    can be made again, in any order of threads.
+
+    Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W].
+    """
+    count, height, width = tf.unstack(tf.shape(labels))
+    uniform = tf.random.stateless_uniform((7, count), seed=tf.cast(tf.stack(seed), tf.int64))
+    mirrored, window, left, top, contrast, saturation, brightness = tf.unstack(uniform)
+
+    # One affine map for each image says where an output pixel is read. It goes through pixel centres (+ 0.5),
+    # so that mirroring is exact: x_in + 0.5 = offset + scale * (x_out + 0.5).
+    scale = 0.6 + 0.4 * window
+    sign = tf.where(mirrored < 0.5, -1.0, 1.0)
+    x_offset = tf.cast(width, tf.float32) * (left * (1 - scale) + tf.where(sign < 0, scale, 0.0))
+    y_offset = tf.cast(height, tf.float32) * top * (1 - scale)
+    zero = tf.zeros_like(scale)
+    x_row = [sign * scale, zero, x_offset + 0.5 * sign * scale - 0.5]
+    y_row = [zero, scale, y_offset + 0.5 * scale - 0.5]
+    transforms = tf.stack([*x_row, *y_row, zero, zero], axis=1)
+
+    def warp(pixels, interpolation):
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=pixels,
+            transforms=transforms,
+            output_shape=(height, width),
+            fill_value=0.0,
+            interpolation=interpolation,
+            fill_mode="NEAREST",  # bilinear sampling reaches half a pixel over the edge
+        )
+
+    images = warp(tf.cast(images, tf.float32), "BILINEAR")
+    labels = warp(labels[..., None], "NEAREST")[..., 0]
+
+    def spread(values, low, high):  # 0..1 to low..high, shaped to go with images
+        return (low + (high - low) * values)[:, None, None, None]
+
+    grey = tf.reduce_mean(images, axis=-1, keepdims=True)
+    mean = tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
+    images = grey + (images - grey) * spread(saturation, 0.7, 1.3)
+    images = mean + (images - mean) * spread(contrast, 0.7, 1.3) + spread(brightness, -30.0, 30.0)
+    return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), labels
+
+
+def _hold_out(elements: tf.data.Dataset, seed: int) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Splits off a seeded 10 % for validation, before anything is decoded."""
+    count = _count(elements)
+    held_out = np.zeros(count, bool)
+    held_out[np.random.default_rng(seed).permutation(count)[: max(1, round(VALIDATION_SHARE * count))]] = True
+
+    def part(wanted):
+        chosen = elements.enumerate().filter(lambda index, _: tf.constant(held_out == wanted)[index])
+        length = int(np.sum(held_out == wanted))
+        return chosen.map(lambda _, element: element).apply(tf.data.experimental.assert_cardinality(length))
+
+    return part(False), part(True)
+
+
+def _count(elements: tf.data.Dataset) -> int:
+    return int(elements.cardinality())
+
+
+def _synthetic(image_size: int, seed: int) -> Source:
+    """Pictures drawn on the way (see synthetic.py), at the size that is asked for."""
+
+    def numbered(split):
+        return tf.data.Dataset.range(SYNTHETIC_COUNTS[split]).map(lambda index: {"index": index, "split": split})
+
+    def draw(index, split):
+        image, label = synthetic.draw(int(index), split.decode(), seed, image_size)
+        return image, label[..., None]
+
+    def decode(element):
+        image, label = tf.numpy_function(draw, [element["index"], element["split"]], [tf.uint8, tf.uint8])
+        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None, 1))
+
+    return Source(synthetic.CLASS_NAMES, numbered("train"), numbered("test"), decode)
+
+
+def _oxford_iiit_pet(data_dir: str | None) -> Source:
+    """Oxford-IIIT Pet (Parkhi et al., CVPR 2012): 3,680 photos to train with, 3,669 to test, with trimaps."""
+    import tensorflow_datasets as tfds  # takes a second to load, which synthetic pets need not wait for
+
+    builder = tfds.builder("oxford_iiit_pet", data_dir=data_dir)
+    if not builder.data_path.exists():
+        _download(builder)
+    skip = {"image": tfds.decode.SkipDecoding(), "segmentation_mask": tfds.decode.SkipDecoding()}
+    features = builder.info.features
+
+    def decode(example):
+        image = features["image"].decode_example(example["image"])
+        trimap = features["segmentation_mask"].decode_example(example["segmentation_mask"])
+        return image, trimap - 1
+
+    train, test = builder.as_dataset(split=["train", "test"], decoders=skip, shuffle_files=False)
+    return Source(CLASS_NAMES, train, test, decode)
+
+
+def _download(builder) -> None:
+    """Downloads and prepares a data set of tensorflow-datasets, or leaves nothing half-done behind."""
+    downloads = pathlib.Path(builder.data_path).parents[2] / "downloads"
+    before = set(downloads.rglob("*.tmp.*"))
+    try:
+        # tensorflow-datasets itself tries for minutes where there is no network, so ask once for each file first.
+        for url in builder.url_infos:
+            requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT).raise_for_status()
+        builder.download_and_prepare()
+    except Exception as error:  # network, checksum, archive, disk: all of it ends here
+        for left_over in set(downloads.rglob("*.tmp.*")) - before:
+            shutil.rmtree(left_over, ignore_errors=True)
+        raise InputError(
+            f"--data {builder.name}: it is not in {builder.data_path} and the download failed "
+            f"({_first_line(error)}). Put a prepared copy there, name another folder with --data-dir, "
+            "or use --data synthetic, which works offline"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,50 @@
+"""Files that are whole or not there, and mistakes that are told in one line."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, which holds output/ and weights/
+
+
+class InputError(Exception):
+    """Something a person can put right: a wrong flag, file or folder. Its text says what is wrong and what to do."""
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a temporary name beside `path` to write to, and renames it to `path` once the block has succeeded.
+
+    A reader sees the old file or the whole new one, never a half. The temporary name keeps the ending of `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: pathlib.Path, flag: str) -> None:
+    """Makes sure that files can be put into a folder, before hours of work depend on it. Leaves no trace.
+
+    Raises:
+      InputError: which names `flag`, where the folder is a file or cannot be written to.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{flag} {folder}: {error.filename} is a file; name a folder") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{flag} {folder}: cannot write there ({reason}); name another folder") from error
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()

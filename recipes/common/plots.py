@@ -1,0 +1,92 @@
+"""Training curves of one run, and the comparison of several."""
+
+import csv
+import json
+import pathlib
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+from tensorflow_docs.plots import HistoryPlotter
+
+from common.files import replacing
+
+CURVES = ("loss", "accuracy", "mean_iou")
+STYLE = "seaborn-v0_8-darkgrid"
+
+
+def read_history(path: pathlib.Path) -> SimpleNamespace:
+    """Reads a history.csv back: `.epoch` is a list of numbers from 1, `.history` a list of floats for each metric."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    history = {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+    return SimpleNamespace(epoch=[int(row["epoch"]) for row in rows], history=history)
+
+
+def curves(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Draws loss.png, accuracy.png and mean_iou.png (train and validation) from the folder's history.csv."""
+    history = read_history(folder / "history.csv")
+    paths = [folder / f"{metric}.png" for metric in CURVES]
+    for metric, path in zip(CURVES, paths, strict=True):
+        with plt.style.context(STYLE):
+            figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
+            _plot(axis, {folder.name: history}, metric)
+            _save(figure, path)
+    return paths
+
+
+def comparison(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Compares the runs in a folder's subfolders: comparison.png (validation and training curves) and comparison.md.
+
+    Returns:
+      The paths written; none where there are fewer than two finished runs.
+    """
+    runs = {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))}
+    runs = {run: metrics for run, metrics in runs.items() if (run / "history.csv").exists()}
+    if len(runs) < 2:
+        return []
+    histories = {run.name: read_history(run / "history.csv") for run in runs}
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, len(CURVES), figsize=(15, 4.4), layout="constrained")
+        for axis, metric in zip(axes, CURVES, strict=True):
+            _plot(axis, histories, metric)
+            axis.get_legend().remove()
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+        _save(figure, folder / "comparison.png")
+    with replacing(folder / "comparison.md") as temporary:
+        temporary.write_text(_table(runs))
+    return [folder / "comparison.png", folder / "comparison.md"]
+
+
+def _plot(axis, histories: dict[str, SimpleNamespace], metric: str) -> None:
+    plt.sca(axis)  # HistoryPlotter draws into the current axes
+    HistoryPlotter(metric=metric).plot(histories)
+    last = max(history.epoch[-1] for history in histories.values())
+    axis.set_xlim(1 - 0.02 * last, last * 1.02)  # epochs count from 1
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="Epoch", ylabel={"mean_iou": "Mean IoU"}.get(metric, metric.title()))
+    if last == 1:  # a line through one point shows nothing
+        for line in axis.get_lines():
+            line.set_marker("o")
+        axis.legend()
+
+
+def _save(figure, path: pathlib.Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def _table(runs: dict[pathlib.Path, dict]) -> str:
+    """A Markdown table, the best mean IoU first."""
+    lines = [
+        "| run | data | size | epochs | minutes | pixel accuracy | mean IoU | pet IoU (border counts as pet) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run, metrics in sorted(runs.items(), key=lambda item: -item[1]["test"]["mean_iou"]):
+        config, train, test = metrics["config"], metrics["train"], metrics["test"]
+        figures = [test["pixel_accuracy"], test["mean_iou"], test.get("pet_iou_binary")]
+        cells = [run.name, config["data"], f"{config['image_size']} px", train["epochs"], f"{train['seconds'] / 60:.0f}"]
+        cells += ["" if figure is None else f"{figure:.3f}" for figure in figures]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"

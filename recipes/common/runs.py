@@ -1,0 +1,263 @@
+"""What surrounds the training in each recipe: flags, device and precision, saved files, the words at start and end."""
+
+import argparse
+import csv
+import json
+import math
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import matplotlib
+import numpy as np
+import tensorflow as tf
+
+from common import masks, plots, scores
+from common.data import Data
+from common.files import ROOT, InputError, check_writable, replacing
+
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+SIZE_STEP = 32  # image sizes are multiples of it, so that every encoder halves them evenly
+MOSAIC_IMAGES = 64  # the first so many test images are the sample from which the mosaics choose
+MOSAIC_ROWS = 4
+
+
+def start(main: Callable[[], None]) -> None:
+    """Runs a recipe's main(); an InputError becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message.removeprefix('argument ')} (--help lists the flags)")
+
+
+def parse_flags(recipe: str, doc: str, *, epochs: int, batch_size: int, learning_rate: float) -> argparse.Namespace:
+    """Reads the command line that all training recipes share.
+
+    Args:
+      recipe: the recipe's name, which names its output folder and its weights.
+      doc: the recipe's docstring, shown by --help.
+      epochs, batch_size, learning_rate: the recipe's defaults.
+    Returns:
+      A namespace of all flags, plus `recipe`, and `weights`: the path where the trained model goes. That is
+      weights/RECIPE.keras, or the output folder where --output names another one, so that a trial run does
+      not replace the model of a real one.
+    Raises:
+      InputError: for a wrong flag or a folder that cannot be written to.
+    """
+    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    output = ROOT / "output" / recipe
+    add("--data", default="oxford_iiit_pet", metavar="NAME", help="oxford_iiit_pet (default) or synthetic")
+    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
+    add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
+    add("--epochs", type=_positive(int), default=epochs, metavar="N", help=f"default {epochs}")
+    add("--batch-size", type=_positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
+    add("--learning-rate", type=_positive(float), default=learning_rate, metavar="X", help=f"default {learning_rate}")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest the device is good at")
+    add("--limit", type=_positive(int), metavar="N", help="use at most N images of each split, for a quick try")
+    add("--seed", type=_seed, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
+    add("--output", type=pathlib.Path, default=output, metavar="DIR", help=f"default output/{recipe}")
+    args = parser.parse_args()
+    args.recipe = recipe
+    args.weights = (ROOT / "weights" if args.output == output else args.output) / f"{recipe}.keras"
+    check_writable(args.output, "--output")
+    check_writable(args.weights.parent, "weights folder")
+    return args
+
+
+def _positive(kind: type) -> Callable[[str], float]:
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < math.inf:
+            wanted = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text} is not a {wanted} above zero")
+        return value
+
+    return parse
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2147483647")
+    return int(text)
+
+
+def _image_size(text: str) -> int:
+    size = int(_positive(int)(text))
+    if size % SIZE_STEP:
+        near = max(SIZE_STEP, size // SIZE_STEP * SIZE_STEP)
+        raise argparse.ArgumentTypeError(
+            f"{size} is not a multiple of {SIZE_STEP}; use {near} or {size // SIZE_STEP * SIZE_STEP + SIZE_STEP}"
+        )
+    return size
+
+
+class Device(NamedTuple):
+    """Where the training happens. `description` is for people, `jit_compile` for `Model.compile`."""
+
+    description: str
+    jit_compile: bool
+
+
+def prepare(args: argparse.Namespace) -> Device:
+    """Seeds everything, sets up the device, and sets Keras' precision for the models built from here on."""
+    keras.utils.set_random_seed(args.seed)
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)  # leaves the rest of its memory to others
+    precision = _best_precision(details) if args.precision == "auto" else args.precision
+    keras.config.set_dtype_policy(precision)
+    names = [detail.get("device_name", "GPU") for detail in details]
+    # XLA makes a GPU faster, but on a CPU it does without oneDNN's convolutions and takes four times as long.
+    return Device(f"{', '.join(names) or f'CPU ({os.cpu_count()} cores)'} | {precision}", jit_compile=bool(gpus))
+
+
+def _best_precision(gpu_details: list[dict]) -> str:
+    """The fastest precision the device is good at. Weights and their updates stay float32 in all of them."""
+    if gpu_details:
+        tensor_cores = all(gpu.get("compute_capability", (0, 0)) >= (7, 0) for gpu in gpu_details)
+        return "mixed_float16" if tensor_cores else "float32"
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    return "mixed_bfloat16" if cpuinfo.exists() and "bf16" in cpuinfo.read_text() else "float32"
+
+
+def announce(args: argparse.Namespace, data: Data, device: Device) -> None:
+    """Prints the one line that says what is about to be trained on what."""
+    counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
+    print(f"{args.recipe} | {data.name}, {args.image_size} px: {counts} | {device.description}", flush=True)
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps history.csv up to date and the model of the best epoch so far, by the mean IoU on validation.
+
+    The model is saved in float32 and without its optimizer: a third of the size, and it runs on any device.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__()
+        self.path, self.history_path = args.weights, args.output / "history.csv"
+        self.rows, self.best, self.seconds = [], -math.inf, 0.0
+
+    def on_train_begin(self, logs=None):
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}})
+        with replacing(self.history_path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        if logs["val_mean_iou"] > self.best:
+            self.best = logs["val_mean_iou"]
+            save_model(self.model, self.path)
+        self.seconds = time.perf_counter() - self.began
+
+
+def save_model(model: keras.Model, path: pathlib.Path) -> None:
+    """Saves a model as float32, uncompiled, so that `keras.saving.load_model(path)` needs none of this code."""
+    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
+    portable = keras.models.clone_model(
+        uncompiled, clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    )
+    portable.set_weights(model.get_weights())
+    with replacing(path) as temporary:
+        portable.save(temporary)
+
+
+def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
+    """Scores the saved model on the test split, writes every file of the run, and prints the closing table."""
+    model = keras.saving.load_model(args.weights)
+    matrix, examples = _test(model, data)
+    test = {"images": data.counts["test"], **scores.report(matrix, data.class_names)}
+    trained = data.counts["train"] * args.epochs
+    metrics = {
+        "recipe": args.recipe,
+        "test": test,
+        "train": {
+            "images": data.counts["train"],
+            "epochs": args.epochs,
+            "seconds": round(recorder.seconds, 1),  # of fit, validation after each epoch included
+            "images_per_second": round(trained / recorder.seconds, 2),
+        },
+        "config": {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(args).items()},
+        "versions": {
+            "python": platform.python_version(),
+            **{library.__name__: library.__version__ for library in (tf, keras, np, matplotlib)},
+        },
+    }
+    with replacing(args.output / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+    pictures = _mosaics(args, data, examples) + plots.curves(args.output) + plots.comparison(args.output.parent)
+    _print_table(metrics, pictures, args.weights)
+
+
+def _test(model: keras.Model, data: Data) -> tuple[np.ndarray, list[masks.Example]]:
+    """Runs the model over the test split once: its confusion matrix, and the first MOSAIC_IMAGES as examples."""
+    num_classes = len(data.class_names)
+    metric, examples = scores.MeanIoU(num_classes), []
+    predict = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+    progress = keras.utils.Progbar(int(data.test.cardinality()), unit_name="test batch")
+    for images, labels in data.test:
+        logits = predict(images)
+        metric.update_state(labels, logits)
+        if len(examples) < MOSAIC_IMAGES:
+            predictions = np.argmax(logits, axis=-1).astype(np.uint8)
+            for image, label, prediction in zip(images.numpy(), labels.numpy(), predictions, strict=True):
+                matrix = scores.confusion_matrix(label, prediction, num_classes)
+                iou = scores.report(matrix, data.class_names)["mean_iou"]
+                examples.append(masks.Example(image, label, prediction, iou))
+        progress.add(1)
+    return np.array(metric.matrix), examples[:MOSAIC_IMAGES]
+
+
+def _mosaics(args: argparse.Namespace, data: Data, examples: list[masks.Example]) -> list[pathlib.Path]:
+    """Saves mosaics of the best, the median and the worst examples."""
+    ranked = sorted(examples, key=lambda example: -example.iou)
+    rows = min(MOSAIC_ROWS, len(ranked))
+    middle = (len(ranked) - rows) // 2
+    chosen = {"best": ranked[:rows], "median": ranked[middle : middle + rows], "worst": ranked[-rows:]}
+    paths = []
+    for rank, rank_examples in chosen.items():
+        paths.append(args.output / f"mosaic_{rank}.png")
+        title = f"{args.recipe} on {data.name}: {rank} of {len(ranked)} test images"
+        masks.mosaic(paths[-1], rank_examples, data.class_names, title)
+    return paths
+
+
+def _print_table(metrics: dict, pictures: list[pathlib.Path], weights: pathlib.Path) -> None:
+    test, train = metrics["test"], metrics["train"]
+    percent = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
+    names = list(test["iou"])
+    print(f"\n{'test, ' + str(test['images']) + ' images':<22}" + "".join(f"{name:>12}" for name in [*names, "mean"]))
+    for title, key in (("IoU", "iou"), ("Dice", "dice")):
+        values = [value for value in test[key].values() if value is not None]
+        cells = [*test[key].values(), sum(values) / len(values)]
+        print(f"{title:<22}" + "".join(f"{percent(cell):>12}" for cell in cells))
+    print(f"{'pixel accuracy':<22}{percent(test['pixel_accuracy']):>12}")
+    if "pet_iou_binary" in test:
+        print(f"{'pet IoU with border':<22}{percent(test['pet_iou_binary']):>12}")
+    print(f"{'training':<22}{train['epochs']} epochs, {train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s")
+    print(f"{'model':<22}{_shown(weights)}")
+    for number, picture in enumerate(pictures):
+        print(f"{'open these' if number == 0 else '':<22}{_shown(picture)}")
+
+
+def _shown(path: pathlib.Path) -> pathlib.Path:
+    """A path as a person would type it: from the working directory where it lies below that."""
+    path = path.resolve()
+    return path.relative_to(pathlib.Path.cwd()) if path.is_relative_to(pathlib.Path.cwd()) else path
