@@ -56,22 +56,20 @@ def build_model(image_size: int, num_classes: int) -> keras.Model:
         skips.append(x)
 
     # A shallower path leaves out the deepest levels: level 1 is the last one before full size.
-    for level, skip in zip(range(depth - 1, 0, -1), reversed(skips[:-1])):
+    for level in range(depth - 1, 0, -1):
         x = layers.Conv2DTranspose(DECODER_FILTERS[-level], 4, strides=2, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization()(x)
         if level > len(DECODER_FILTERS) - 3:
             x = layers.Dropout(DROPOUT)(x)
         x = layers.ReLU()(x)
-        x = layers.Concatenate()([x, skip])
+        x = layers.Concatenate()([x, skips[level - 1]])
     # The loss takes logits, in float32 also where the rest is computed in half precision: no softmax here.
     logits = layers.Conv2DTranspose(num_classes, 4, strides=2, padding="same", dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name="unet_scratch")
 
 
 def main() -> None:
-    args = runs.parse_flags(
-        "unet_scratch", __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE
-    )
+    args = runs.parse_flags("unet_scratch", __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
     device = runs.prepare(args)
     pets = data.load(
         args.data, args.image_size, args.batch_size, seed=args.seed, limit=args.limit, data_dir=args.data_dir

@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
+from common import synthetic
+from common.files import InputError
+
 import numpy as np
 import requests
 import tensorflow as tf
-
-from common import synthetic
-from common.files import InputError
 
 SOURCES = ("oxford_iiit_pet", "synthetic")
 CLASS_NAMES = ("pet", "background", "border")  # a trimap's 1, 2, 3, in this order
@@ -27,7 +27,7 @@ DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 
 
 class Data(NamedTuple):
-    """Three endless-or-once pipelines of (images, labels), both uint8: [B, H, W, 3] in 0..255 and [B, H, W].
+    """Three pipelines of (images, labels), both uint8: [B, H, W, 3] in 0..255 and [B, H, W].
 
     `train` repeats for ever, in full batches, shuffled and augmented anew in each epoch of `steps_per_epoch`
     batches; `validation` and `test` go once through, in a fixed order and untouched.
@@ -85,27 +85,36 @@ def load(
     if limit:
         splits = {split: elements.take(limit) for split, elements in splits.items()}
     counts = {split: _count(elements) for split, elements in splits.items()}
+    steps_per_epoch = -(-counts["train"] // batch_size)
+    built = pipelines(splits, source.decode, image_size, batch_size, seed)
+    return Data(name, source.class_names, counts, steps_per_epoch, **built)
 
-    def decode(element):
-        image, label = source.decode(element)
-        return resize(image, label, image_size)
+
+def pipelines(
+    splits: dict[str, tf.data.Dataset], decode: Callable, image_size: int, batch_size: int, seed: int
+) -> dict[str, tf.data.Dataset]:
+    """Turns the elements of train, validation and test into batches, as `Data` describes them."""
+
+    def decode_and_resize(element):
+        return resize(*decode(element), image_size)
 
     train, validation, test = (
-        elements.map(decode, num_parallel_calls=tf.data.AUTOTUNE) for elements in splits.values()
+        splits[split].map(decode_and_resize, num_parallel_calls=tf.data.AUTOTUNE)
+        for split in ("train", "validation", "test")
     )
     train = (
         train.cache()  # before anything random, or one random choice would serve for ever
-        .shuffle(counts["train"], seed=seed)
+        .shuffle(_count(train), seed=seed)
         .repeat()
         .batch(batch_size, drop_remainder=True)
         .enumerate()
         .map(lambda step, batch: augment(*batch, seed=(seed, step)), num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
     )
-    validation = validation.cache().batch(batch_size).prefetch(tf.data.AUTOTUNE)
-    test = test.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-    steps_per_epoch = -(-counts["train"] // batch_size)
-    return Data(name, source.class_names, counts, steps_per_epoch, train, validation, test)
+    validation = validation.cache().batch(batch_size)
+    return {
+        split: dataset.prefetch(tf.data.AUTOTUNE)
+        for split, dataset in (("train", train), ("validation", validation), ("test", test.batch(batch_size)))
+    }
 
 
 def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -222,7 +231,7 @@ def _oxford_iiit_pet(data_dir: str | None) -> Source:
 
 def _download(builder) -> None:
     """Downloads and prepares a data set of tensorflow-datasets, or leaves nothing half-done behind."""
-    downloads = pathlib.Path(builder.data_path).parents[2] / "downloads"
+    downloads = pathlib.Path(builder.data_path).parents[1] / "downloads"
     before = set(downloads.rglob("*.tmp.*"))
     try:
         # tensorflow-datasets itself tries for minutes where there is no network, so ask once for each file first.

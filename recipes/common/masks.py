@@ -4,12 +4,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from common.files import replacing
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-
-from common.files import replacing
 
 # Orange, deep blue and a light yellow stay apart for colour-blind readers and in grey print (Okabe & Ito 2008).
 NAMED_COLORS = {"pet": (230, 140, 20), "background": (36, 62, 110), "border": (250, 240, 170)}

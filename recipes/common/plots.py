@@ -5,10 +5,10 @@ import json
 import pathlib
 from types import SimpleNamespace
 
+from common.files import replacing
+
 import matplotlib.pyplot as plt
 from tensorflow_docs.plots import HistoryPlotter
-
-from common.files import replacing
 
 CURVES = ("loss", "accuracy", "mean_iou")
 STYLE = "seaborn-v0_8-darkgrid"
@@ -30,6 +30,7 @@ def curves(folder: pathlib.Path) -> list[pathlib.Path]:
         with plt.style.context(STYLE):
             figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
             _plot(axis, {folder.name: history}, metric)
+            axis.set_title(folder.name)
             _save(figure, path)
     return paths
 
@@ -61,6 +62,9 @@ def comparison(folder: pathlib.Path) -> list[pathlib.Path]:
 def _plot(axis, histories: dict[str, SimpleNamespace], metric: str) -> None:
     plt.sca(axis)  # HistoryPlotter draws into the current axes
     HistoryPlotter(metric=metric).plot(histories)
+    for index, line in enumerate(axis.get_lines()):  # two of each run, in the order of the runs
+        split = ("train", "validation")[index % 2]
+        line.set_label(split if len(histories) == 1 else f"{list(histories)[index // 2]}, {split}")
     last = max(history.epoch[-1] for history in histories.values())
     axis.set_xlim(1 - 0.02 * last, last * 1.02)  # epochs count from 1
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -68,7 +72,7 @@ def _plot(axis, histories: dict[str, SimpleNamespace], metric: str) -> None:
     if last == 1:  # a line through one point shows nothing
         for line in axis.get_lines():
             line.set_marker("o")
-        axis.legend()
+    axis.legend()
 
 
 def _save(figure, path: pathlib.Path) -> None:
@@ -86,7 +90,13 @@ def _table(runs: dict[pathlib.Path, dict]) -> str:
     for run, metrics in sorted(runs.items(), key=lambda item: -item[1]["test"]["mean_iou"]):
         config, train, test = metrics["config"], metrics["train"], metrics["test"]
         figures = [test["pixel_accuracy"], test["mean_iou"], test.get("pet_iou_binary")]
-        cells = [run.name, config["data"], f"{config['image_size']} px", train["epochs"], f"{train['seconds'] / 60:.0f}"]
+        cells = [
+            run.name,
+            config["data"],
+            f"{config['image_size']} px",
+            train["epochs"],
+            f"{train['seconds'] / 60:.0f}",
+        ]
         cells += ["" if figure is None else f"{figure:.3f}" for figure in figures]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"

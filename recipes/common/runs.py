@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from common import masks, plots, scores
+from common.data import Data
+from common.files import ROOT, InputError, check_writable, replacing
+
 import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
-
-from common import masks, plots, scores
-from common.data import Data
-from common.files import ROOT, InputError, check_writable, replacing
 
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SIZE_STEP = 32  # image sizes are multiples of it, so that every encoder halves them evenly
@@ -194,7 +194,9 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
             "seconds": round(recorder.seconds, 1),  # of fit, validation after each epoch included
             "images_per_second": round(trained / recorder.seconds, 2),
         },
-        "config": {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(args).items()},
+        "config": {
+            name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(args).items()
+        },
         "versions": {
             "python": platform.python_version(),
             **{library.__name__: library.__version__ for library in (tf, keras, np, matplotlib)},
@@ -251,7 +253,9 @@ def _print_table(metrics: dict, pictures: list[pathlib.Path], weights: pathlib.P
     print(f"{'pixel accuracy':<22}{percent(test['pixel_accuracy']):>12}")
     if "pet_iou_binary" in test:
         print(f"{'pet IoU with border':<22}{percent(test['pet_iou_binary']):>12}")
-    print(f"{'training':<22}{train['epochs']} epochs, {train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s")
+    print(
+        f"{'training':<22}{train['epochs']} epochs, {train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s"
+    )
     print(f"{'model':<22}{_shown(weights)}")
     for number, picture in enumerate(pictures):
         print(f"{'open these' if number == 0 else '':<22}{_shown(picture)}")

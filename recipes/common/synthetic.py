@@ -260,4 +260,6 @@ class Pet:
             middle = (base[0] + base[1] + tip) / 3
             self.shape([middle + 0.5 * (p - middle) for p in (*base, tip)], color=(196, 146, 136))
         else:
-            self.oval(at(side * 0.95, rng.uniform(0.0, 0.3)), (radius * 0.3, radius * rng.uniform(0.55, 0.8)), -side * 15)
+            self.oval(
+                at(side * 0.95, rng.uniform(0.0, 0.3)), (radius * 0.3, radius * rng.uniform(0.55, 0.8)), -side * 15
+            )

@@ -1,0 +1,38 @@
+# make demo    trains a U-Net on drawn pets for about a minute and says which pictures to open
+# make test    checks the style and runs the tests
+# Both set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.12.
+
+PYTHON ?= $(shell for python in python3.12 python3.11 python3.10 python3 python; do \
+	$$python -c 'import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test clean
+
+demo: .venv/installed
+	$(BIN)/python recipes/unet_scratch.py --data synthetic --image-size 64 --epochs 6 --output output/demo
+
+test: .venv/installed-tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m pytest
+
+.venv/bin/pip:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.12 with venv found: install one, or name it with PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade pip
+
+.venv/installed: requirements.txt | .venv/bin/pip
+	$(BIN)/pip install -q -r requirements.txt
+# On a server without a desktop OpenCV misses libGL; its build for servers does without.
+	$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+	$(BIN)/pip uninstall -q -y opencv-contrib-python opencv-python-headless; \
+	$(BIN)/pip install -q 'opencv-contrib-python-headless>=5.0,<5.1'; }
+	touch $@
+
+.venv/installed-tests: tests/requirements.txt .venv/installed
+	$(BIN)/pip install -q -r tests/requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv output

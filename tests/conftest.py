@@ -1,0 +1,45 @@
+import pathlib
+import sys
+
+import common  # noqa: F401  before TensorFlow, which it quiets
+from common import runs
+
+import keras
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """Each test begins with the same random state, in float32, whatever the one before it has set."""
+    keras.utils.set_random_seed(1)
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def command_line(monkeypatch, capfd):
+    """Runs a recipe's command line in this process: gives its exit status, its stdout and its stderr."""
+
+    def run(recipe, *flags):
+        monkeypatch.setattr(sys, "argv", [recipe.__file__, *map(str, flags)])
+        status = 0
+        capfd.readouterr()
+        try:
+            runs.start(recipe.main)
+        except SystemExit as end:
+            status = end.code
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def shared():
+    """A folder with the real data, where the machine has it."""
+    if not SHARED.exists():
+        pytest.skip("the folder with the real data, ../shared, is not on this machine")
+    return SHARED

@@ -1,0 +1,121 @@
+from common import data
+from common.files import InputError
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+
+def batches(dataset, count=None):
+    pairs = [(images.numpy(), labels.numpy()) for images, labels in dataset.take(count or -1)]
+    return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_synthetic_pipelines():
+    pets = data.load("synthetic", 32, 10, limit=25)
+    assert pets.counts == {"train": 25, "validation": 25, "test": 25}
+    assert pets.class_names == ("pet", "background", "border")
+    assert pets.steps_per_epoch == 3
+    for dataset, length in ((pets.train.take(3), 30), (pets.validation, 25), (pets.test, 25)):
+        images, labels = batches(dataset)
+        assert images.shape == (length, 32, 32, 3) and images.dtype == np.uint8
+        assert labels.shape == (length, 32, 32) and labels.dtype == np.uint8
+        assert set(np.unique(labels)) == {0, 1, 2}
+
+
+def test_splits_share_no_image():
+    pets = data.load("synthetic", 32, 100)
+    assert pets.counts == {"train": 1440, "validation": 160, "test": 400}
+    source = data._synthetic(32, seed=0)
+    train, validation = data._hold_out(source.train, seed=0)
+    train, validation = ({int(element["index"]) for element in part} for part in (train, validation))
+    assert len(train) == 1440 and len(validation) == 160 and train | validation == set(range(1600))
+
+
+def test_same_seed_same_batches():
+    first, again, other = (batches(data.load("synthetic", 32, 8, seed=s, limit=20).train, 6) for s in (5, 5, 6))
+    assert same(first, again)
+    assert not same(first, other)
+    validation, again, other = (batches(data.load("synthetic", 32, 8, seed=s, limit=9).validation) for s in (5, 5, 6))
+    assert same(validation, again) and not same(validation, other)
+
+
+def test_an_epoch_shows_each_image_once_and_the_next_in_another_order():
+    elements = tf.data.Dataset.range(40)
+
+    def decode(number):
+        image = tf.fill((32, 32, 3), tf.cast(number, tf.uint8))
+        return image, image[..., :1]
+
+    splits = {"train": elements, "validation": elements, "test": elements}
+    train = data.pipelines(splits, decode, image_size=32, batch_size=8, seed=0)["train"]
+    seen = batches(train, 10)[1][:, 0, 0].reshape(2, 40)
+    for epoch in seen:
+        assert sorted(epoch) == list(range(40))
+    assert list(seen[0]) != list(seen[1])
+
+
+def test_labels_stay_class_ids_when_resized():
+    label = np.zeros((50, 70, 1), np.uint8)
+    label[10:40, 20:50] = 2
+    image = np.repeat(label, 3, axis=2) * 100
+    resized_image, resized = data.resize(image, label, 32)
+    assert resized.dtype == tf.uint8 and set(np.unique(resized)) == {0, 2}  # bilinear would make a 1 between them
+    assert resized_image.shape == (32, 32, 3) and len(np.unique(resized_image)) > 2
+
+
+def corner_marked(count):
+    """Grey images with a bright left half, whose label is 1 there: a flip shows, in the image and in the label."""
+    images = np.full((count, 16, 16, 3), 60, np.uint8)
+    images[:, :, :8] = 190
+    labels = np.zeros((count, 16, 16), np.uint8)
+    labels[:, :, :8] = 1
+    return images, labels
+
+
+def test_images_of_a_batch_are_augmented_each_on_its_own():
+    images, labels = data.augment(*corner_marked(64), seed=(0, 0))
+    flipped = labels.numpy()[:, 8, 0] == 0
+    assert 16 < flipped.sum() < 48
+    assert len(np.unique(images.numpy().reshape(64, -1), axis=0)) > 60
+
+
+def test_image_and_label_are_augmented_together():
+    images, labels = (part.numpy() for part in data.augment(*corner_marked(64), seed=(0, 1)))
+    for image, label in zip(images, labels, strict=True):
+        bright = image[..., 0] > (int(image.max()) + int(image.min())) / 2
+        agreement = (bright == (label == 1))[:, 1:-1].mean()
+        assert agreement > 0.93 or len(np.unique(label)) == 1
+
+
+def test_an_image_is_augmented_differently_over_epochs_and_the_same_for_the_same_seed():
+    pair = corner_marked(4)
+    epochs = [data.augment(*pair, seed=(0, step)) for step in range(8)]
+    assert len({labels.numpy().tobytes() for _, labels in epochs}) == 8
+    flips = {int(labels.numpy()[0, 8, 0]) for _, labels in epochs}
+    assert flips == {0, 1}
+    assert same(epochs[3], data.augment(*pair, seed=(0, 3)))
+
+
+def test_the_pipeline_augments_anew_in_each_epoch():
+    pets = data.load("synthetic", 32, 1, limit=1)
+    labels = batches(pets.train, 6)[1]
+    assert len(np.unique(labels.reshape(6, -1), axis=0)) > 3
+
+
+def test_unknown_data_set():
+    with pytest.raises(InputError, match="cats_and_cars"):
+        data.load("cats_and_cars", 32, 8)
+
+
+def test_real_pets(shared):
+    pets = data.load("oxford_iiit_pet", 64, 32, data_dir=str(shared / "tfds"))
+    assert pets.counts == {"train": 3312, "validation": 368, "test": 3669}
+    images, labels = batches(pets.test, 12)
+    assert images.shape[1:] == (64, 64, 3) and images.std() > 40
+    shares = np.bincount(labels.ravel(), minlength=3) / labels.size
+    np.testing.assert_allclose(shares, [0.30, 0.58, 0.12], atol=0.03)

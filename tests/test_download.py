@@ -1,0 +1,92 @@
+"""The first download, with the real builder of tensorflow-datasets, from a server on this machine."""
+
+import functools
+import hashlib
+import http.server
+import tarfile
+import threading
+
+from common import data, synthetic
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.datasets.oxford_iiit_pet import oxford_iiit_pet_dataset_builder as pets_builder
+
+SPLITS = {"trainval": 12, "test": 5}
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def archives(tmp_path):
+    """A folder with images.tar.gz and annotations.tar.gz as the VGG site serves them: plain tar, raw layout."""
+    raw, served = tmp_path / "raw", tmp_path / "served"
+    (raw / "images").mkdir(parents=True)
+    (raw / "annotations" / "trimaps").mkdir(parents=True)
+    served.mkdir()
+    for split, count in SPLITS.items():
+        lines = []
+        for index in range(count):
+            image, label = synthetic.draw(index, split.removesuffix("val"), image_size=96)
+            name = f"Abyssinian_{split}_{index}"
+            Image.fromarray(image[:80]).save(raw / "images" / f"{name}.jpg", quality=95)
+            Image.fromarray(label[:80] + 1).save(raw / "annotations" / "trimaps" / f"{name}.png")
+            lines.append(f"{name} 1 1 1\n")
+        (raw / "annotations" / f"{split}.txt").write_text("".join(lines))
+    for part in ("images", "annotations"):
+        with tarfile.open(served / f"{part}.tar.gz", "w") as archive:
+            archive.add(raw / part, part)
+    return served
+
+
+@pytest.fixture
+def site(archives, monkeypatch):
+    """Serves the archives over HTTP on 127.0.0.1 and points the builder there, sizes and checksums included."""
+    handler = functools.partial(QuietHandler, directory=archives)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    infos = {}
+    for path in archives.iterdir():
+        content = path.read_bytes()
+        checksum = hashlib.sha256(content).hexdigest()
+        infos[f"{url}/{path.name}"] = tfds.download.checksums.UrlInfo(
+            size=len(content), checksum=checksum, filename=path.name
+        )
+    monkeypatch.setattr(pets_builder, "_BASE_URL", url)
+    monkeypatch.setattr(pets_builder.Builder, "url_infos", infos)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield server
+    server.shutdown()
+
+
+def test_first_download_prepares_and_reads_the_data(site, tmp_path):
+    folder = tmp_path / "tfds"
+    pets = data.load("oxford_iiit_pet", 64, 4, data_dir=str(folder))
+    assert pets.counts == {"train": 11, "validation": 1, "test": 5}
+    images, labels = next(iter(pets.test))
+    assert images.shape == (4, 64, 64, 3)
+    shares = np.bincount(labels.numpy().ravel(), minlength=3) / labels.numpy().size
+    np.testing.assert_allclose(shares, [0.30, 0.58, 0.12], atol=0.15)  # 1 = pet, 2 = background, 3 = border
+    site.shutdown()  # from here on it is read from disk
+    assert data.load("oxford_iiit_pet", 64, 4, data_dir=str(folder)).counts == pets.counts
+
+
+def test_a_file_that_is_not_there(site, archives, tmp_path):
+    (archives / "annotations.tar.gz").unlink()
+    with pytest.raises(data.InputError, match=r"404.*annotations.tar.gz.*--data synthetic"):
+        data.load("oxford_iiit_pet", 64, 4, data_dir=str(tmp_path / "tfds"))
+
+
+def test_a_file_with_other_content(site, archives, tmp_path):
+    (archives / "images.tar.gz").write_bytes(b"<html>Please log in</html>")
+    folder = tmp_path / "tfds"
+    with pytest.raises(data.InputError, match="--data-dir"):
+        data.load("oxford_iiit_pet", 64, 4, data_dir=str(folder))
+    assert not list(folder.rglob("*.tmp.*")) and not list(folder.rglob("*incomplete*"))

@@ -1,0 +1,171 @@
+"""The training recipes from the command line, on drawn pets: files out, mistakes told."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+from common import data, masks, plots
+
+import keras
+import numpy as np
+import pytest
+import unet_scratch
+from conftest import ROOT
+from PIL import Image
+
+RECIPES = {"unet_scratch": unet_scratch}
+PICTURES = ["accuracy", "loss", "mean_iou", "mosaic_best", "mosaic_median", "mosaic_worst"]
+QUICK = ("--data", "synthetic", "--image-size", 32, "--epochs", 2, "--batch-size", 8, "--limit", 20)
+each_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+@each_recipe
+def test_a_run_from_the_terminal(name, tmp_path):
+    """A process of its own, as a person starts it: what it prints and every file it leaves."""
+    output = tmp_path / "first run"
+    command = [sys.executable, ROOT / "recipes" / f"{name}.py", *map(str, QUICK), "--output", output]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    first, *_, last = done.stdout.strip().splitlines()
+    for fact in ("synthetic", "32 px", "20 train", "20 validation", "20 test", "CPU"):
+        assert fact in first
+    assert "Epoch 2/2" in done.stdout and "mean_iou.png" in last
+
+    expected = [*(f"{picture}.png" for picture in PICTURES), "history.csv", "metrics.json", f"{name}.keras"]
+    assert sorted(path.name for path in output.iterdir()) == sorted(expected)
+    for picture in PICTURES:
+        image = Image.open(output / f"{picture}.png").convert("RGB")
+        assert min(image.size) > 300 and np.asarray(image).std() > 10
+        assert f"{picture}.png" in done.stdout
+
+    rows = list(csv.DictReader((output / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert {"loss", "accuracy", "mean_iou", "val_loss", "val_accuracy", "val_mean_iou"} < set(rows[0])
+
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["recipe"] == name
+    assert metrics["train"]["images"] == 20 and metrics["train"]["epochs"] == 2
+    assert metrics["config"]["batch_size"] == 8 and metrics["versions"]["keras"] == keras.__version__
+
+    # The saved model gives the very scores that were written.
+    model = keras.saving.load_model(output / f"{name}.keras")
+    pets = data.load("synthetic", 32, 8, limit=20)
+    truth, answers = [], []
+    for images, labels in pets.test:
+        truth.append(labels.numpy())
+        answers.append(np.argmax(model(images), axis=-1))
+    truth, answers = np.concatenate(truth), np.concatenate(answers)
+    assert metrics["test"]["images"] == len(truth) == 20
+    assert metrics["test"]["pixel_accuracy"] == pytest.approx((truth == answers).mean(), abs=1e-4)
+    pet, guess = truth == 0, answers == 0
+    assert metrics["test"]["iou"]["pet"] == pytest.approx((pet & guess).sum() / (pet | guess).sum(), abs=1e-3)
+    assert f"{metrics['test']['mean_iou']:.3f}" in done.stdout
+
+
+def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path):
+    rows = {}
+    for run in ("one", "two"):
+        flags = (*QUICK[:4], "--epochs", 1, "--batch-size", 4, "--limit", 8, "--precision", "float32")
+        status, out, err = command_line(unet_scratch, *flags, "--output", tmp_path / run)
+        assert status == 0, err
+        assert ("comparison.png" in out) == (run == "two")  # one run alone has nothing to be compared with
+        rows[run] = plots.read_history(tmp_path / run / "history.csv").history
+    assert rows["one"]["val_loss"] == pytest.approx(rows["two"]["val_loss"], rel=1e-4)
+    table = (tmp_path / "comparison.md").read_text().splitlines()
+    assert len(table) == 4 and {line.split("|")[1].strip() for line in table[2:]} == {"one", "two"}
+    assert Image.open(tmp_path / "comparison.png").width > 800
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--data", "cats_and_cars"), ["cats_and_cars", "oxford_iiit_pet", "synthetic"]),
+        (("--image-size", 100), ["--image-size", "100", "multiple of 32", "96", "128"]),
+        (("--image-size", 0), ["--image-size", "above zero"]),
+        (("--epochs", 0), ["--epochs", "above zero"]),
+        (("--epochs", "many"), ["--epochs", "many"]),
+        (("--batch-size", -4), ["--batch-size", "-4"]),
+        (("--learning-rate", -0.1), ["--learning-rate", "-0.1"]),
+        (("--learning-rate", "nan"), ["--learning-rate", "nan"]),
+        (("--limit", 0), ["--limit"]),
+        (("--seed", -1), ["--seed"]),
+        (("--precision", "float8"), ["--precision", "float8", "mixed_bfloat16"]),
+        (("--epoch", 3), ["--epoch", "--help"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_wrong_flags(command_line, tmp_path, flags, words):
+    """One line that names the flag, what is wrong and what to do; nothing is written."""
+    output = tmp_path / "output"
+    status, out, err = command_line(unet_scratch, *QUICK, "--output", output, *flags)
+    assert status == 2 and out == ""
+    assert err.count("\n") == 1 and all(word in err for word in words), err
+    assert not output.exists()
+
+
+def unwritable_folders(tmp_path):
+    taken = tmp_path / "file"
+    taken.write_text("I was here first")
+    yield taken, "is a file"
+    yield taken / "below", "is a file"
+    yield pathlib.Path("/proc/run"), "cannot write"  # not even the superuser can
+
+
+def test_an_output_folder_that_cannot_be_used(command_line, tmp_path):
+    for folder, words in unwritable_folders(tmp_path):
+        status, _, err = command_line(unet_scratch, *QUICK, "--output", folder)
+        assert status == 2 and err.count("\n") == 1, err
+        assert f"--output {folder}" in err and words in err
+    assert (tmp_path / "file").read_text() == "I was here first"
+
+
+def test_no_network_on_the_first_download(command_line, tmp_path, monkeypatch):
+    """Through the command line, with a proxy that nobody answers for: quick, one line, nothing left behind."""
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    flags = ("--data-dir", tmp_path / "tfds", "--output", tmp_path / "output")
+    status, _, err = command_line(unet_scratch, *flags)
+    assert status == 2 and err.count("\n") == 1, err
+    for word in ("--data oxford_iiit_pet", "tfds/oxford_iiit_pet/4.0.0", "--data-dir", "--data synthetic"):
+        assert word in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_real_pets_from_the_command_line(command_line, tmp_path, shared):
+    flags = ("--data-dir", shared / "tfds", "--image-size", 32, "--epochs", 1, "--limit", 24)
+    status, out, err = command_line(unet_scratch, *flags, "--output", tmp_path)
+    assert status == 0, err
+    assert "oxford_iiit_pet, 32 px: 24 train, 24 validation, 24 test" in out
+    assert (tmp_path / "mosaic_worst.png").exists()
+
+
+@each_recipe
+def test_help_is_the_docstring_and_every_flag(command_line, name):
+    status, out, _ = command_line(RECIPES[name], "--help")
+    assert status == 0 and RECIPES[name].__doc__.strip().splitlines()[0] in out
+    flags = "data data-dir image-size epochs batch-size learning-rate precision limit seed output"
+    for flag in flags.split(" "):
+        assert f"--{flag} " in out
+
+
+def test_colours():
+    colors = masks.palette(("pet", "background", "border"))
+    label = np.array([[0, 1], [2, 0]], np.uint8)
+    assert masks.colorize(label, colors).tolist() == [
+        [list(masks.NAMED_COLORS["pet"]), list(masks.NAMED_COLORS["background"])],
+        [list(masks.NAMED_COLORS["border"]), list(masks.NAMED_COLORS["pet"])],
+    ]
+    image = np.full((2, 2, 3), 100, np.uint8)
+    np.testing.assert_array_equal(masks.overlay(image, label, colors, opacity=0.0), image)
+    np.testing.assert_array_equal(masks.overlay(image, label, colors, opacity=1.0), masks.colorize(label, colors))
+    assert len(np.unique(masks.palette([f"class {i}" for i in range(20)]), axis=0)) == 20
+
+
+def test_opencv_has_its_extra_modules():
+    """opencv-contrib-python and the headless one that comes with tf-models-official write the same folder."""
+    import cv2
+
+    assert hasattr(cv2, "ximgproc")

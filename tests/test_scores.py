@@ -1,0 +1,51 @@
+from common import scores
+
+import numpy as np
+import pytest
+
+TRIMAP = ("pet", "background", "border")
+
+
+def test_confusion_matrix_by_hand():
+    labels = np.array([[0, 0, 1], [1, 2, 2]], np.uint8)
+    predictions = np.array([[0, 1, 1], [1, 2, 0]], np.uint8)
+    matrix = np.array(scores.confusion_matrix(labels, predictions, 3))
+    np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 2, 0], [1, 0, 1]])
+
+
+def test_report_by_hand():
+    report = scores.report([[50, 5, 5], [10, 100, 0], [4, 6, 20]], TRIMAP)
+    assert report["pixel_accuracy"] == pytest.approx(170 / 200)
+    assert report["iou"] == pytest.approx({"pet": 50 / 74, "background": 100 / 121, "border": 20 / 35})
+    assert report["dice"] == pytest.approx({"pet": 100 / 124, "background": 200 / 221, "border": 40 / 55})
+    assert report["mean_iou"] == pytest.approx((50 / 74 + 100 / 121 + 20 / 35) / 3)
+    # Pet and border are one: 79 pixels right, 11 missed, 10 too many.
+    assert report["pet_iou_binary"] == pytest.approx(79 / 100)
+
+
+def test_a_class_that_is_nowhere_has_no_score():
+    report = scores.report([[3, 1, 0], [0, 4, 0], [0, 0, 0]], ("sky", "road", "moon"))
+    assert report["iou"]["moon"] is None and report["dice"]["moon"] is None
+    assert report["mean_iou"] == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert "pet_iou_binary" not in report
+
+
+def test_the_metric_accumulates_the_same_matrix_over_batches():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (5, 8, 8)).astype(np.uint8)
+    logits = rng.normal(size=(5, 8, 8, 3)).astype(np.float32)
+    metric = scores.MeanIoU(3)
+    for batch in np.array_split(np.arange(5), 2):
+        metric.update_state(labels[batch], logits[batch])
+    whole = scores.confusion_matrix(labels, logits.argmax(-1), 3)
+    np.testing.assert_array_equal(metric.matrix, whole)
+    assert float(metric.result()) == pytest.approx(scores.report(whole, TRIMAP)["mean_iou"])
+    metric.reset_state()
+    assert not np.any(metric.matrix)
+
+
+def test_the_matrix_counts_every_pixel_of_a_large_split():
+    metric = scores.MeanIoU(2)
+    metric.matrix.assign([[2**40, 0], [0, 0]])
+    metric.update_state(np.zeros((1, 1, 1), np.uint8), np.array([[[[1.0, 0.0]]]]))
+    assert int(np.array(metric.matrix)[0, 0]) == 2**40 + 1
