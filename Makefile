@@ -10,7 +10,7 @@ BIN := .venv/bin
 .PHONY: demo test clean
 
 demo: .venv/installed
-	$(BIN)/python recipes/unet_scratch.py --data synthetic --image-size 64 --epochs 6 --output output/demo
+	$(BIN)/python recipes/unet_scratch.py --data synthetic --image-size 96 --epochs 5 --output output/demo
 
 test: .venv/installed-tests
 	$(BIN)/ruff check

@@ -170,7 +170,7 @@ class Recorder(keras.callbacks.Callback):
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Saves a model as float32, uncompiled, so that `keras.saving.load_model(path)` needs none of this code."""
-    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
+    uncompiled = keras.Model(model.input, model.output, name=model.name)
     portable = keras.models.clone_model(
         uncompiled, clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "dtype": "float32"})
     )

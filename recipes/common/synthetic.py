@@ -41,7 +41,7 @@ def draw(index: int, split: str = "train", seed: int = 0, image_size: int = 256)
 
     fur = _fur(rng, image_size, coat, second_coat)
     scene = _scene(rng, image_size)
-    for _ in range(rng.integers(2, 6)):
+    for _ in range(rng.integers(1, 5)):
         scene = _add_clutter(rng, scene, fur)
     pet = Pet(rng, image_size, fur, coat)
     rng.choice([pet.side_view, pet.sitting, pet.portrait])()
@@ -114,7 +114,7 @@ def _add_clutter(rng, scene: np.ndarray, fur: np.ndarray) -> np.ndarray:
     size = len(scene)
     shape = np.zeros((size, size), np.uint8)
     center = rng.uniform(-0.05, 1.05, 2) * size
-    radius = rng.uniform(0.05, 0.17) * size
+    radius = rng.uniform(0.05, 0.14) * size
     kind = rng.integers(3)
     if kind == 0:
         axes = (radius, radius * rng.uniform(0.5, 1))
