@@ -102,19 +102,45 @@ def pipelines(
         splits[split].map(decode_and_resize, num_parallel_calls=tf.data.AUTOTUNE)
         for split in ("train", "validation", "test")
     )
+    count, take = _in_memory(train)
     train = (
-        train.cache()  # before anything random, or one random choice would serve for ever
-        .shuffle(_count(train), seed=seed)
+        tf.data.Dataset.range(count)
+        .shuffle(count, seed=seed)
         .repeat()
         .batch(batch_size, drop_remainder=True)
-        .enumerate()
-        .map(lambda step, batch: augment(*batch, seed=(seed, step)), num_parallel_calls=tf.data.AUTOTUNE)
+        .enumerate()  # augmentation comes last, or one random choice would serve for ever
+        .map(lambda step, indices: augment(*take(indices), seed=(seed, step)), num_parallel_calls=tf.data.AUTOTUNE)
     )
-    validation = validation.cache().batch(batch_size)
+    count, take = _in_memory(validation)
+    validation = tf.data.Dataset.range(count).batch(batch_size).map(take)
     return {
         split: dataset.prefetch(tf.data.AUTOTUNE)
         for split, dataset in (("train", train), ("validation", validation), ("test", test.batch(batch_size)))
     }
+
+
+def _in_memory(examples: tf.data.Dataset) -> tuple[int, Callable]:
+    """Reads all (image, label) pairs once, into two uint8 arrays: `Dataset.cache` scatters them and takes a third more.
+
+    Returns:
+      Their number, and a function from indices [B] to images [B, H, W, 3] and labels [B, H, W].
+    """
+    count = _count(examples)
+    images, labels = (np.empty((count, *spec.shape), np.uint8) for spec in examples.element_spec)
+    read = 0
+    for some_images, some_labels in examples.batch(64).as_numpy_iterator():
+        images[read : read + len(some_images)] = some_images
+        labels[read : read + len(some_images)] = some_labels
+        read += len(some_images)
+
+    def take(indices):
+        chosen = tf.numpy_function(lambda i: (images[i], labels[i]), [indices], [tf.uint8, tf.uint8])
+        return tuple(
+            tf.ensure_shape(part, (indices.shape[0], *spec.shape))
+            for part, spec in zip(chosen, examples.element_spec, strict=True)
+        )
+
+    return count, take
 
 
 def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
