@@ -18,9 +18,8 @@ from keras import layers
 
 EPOCHS = 60  # without pretrained features the validation curve rises for long
 BATCH_SIZE = 16
-LEARNING_RATE = 1e-3  # after the warm-up; then it falls along a cosine to nothing
+LEARNING_RATE = 1e-3  # the highest, after a warm-up; it ends at nothing
 WEIGHT_DECAY = 1e-4
-WARM_UP = 0.05  # share of all steps; AdamW's first steps are too long for fresh batch normalisation
 ENCODER_FILTERS = (64, 128, 256, 512, 512, 512, 512, 512)
 DECODER_FILTERS = (512, 512, 512, 512, 256, 128, 64)
 BN_MOMENTUM = 0.95  # Keras' 0.99 lags hundreds of steps behind, too long for a short run
@@ -78,11 +77,7 @@ def main() -> None:
     runs.announce(args, pets, device)
 
     model = build_model(args.image_size, len(pets.class_names))
-    steps = args.epochs * pets.steps_per_epoch
-    warm_up = round(WARM_UP * steps)
-    learning_rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warm_up, warmup_target=args.learning_rate, warmup_steps=warm_up
-    )
+    learning_rate = runs.warm_up_and_cosine(args.learning_rate, args.epochs * pets.steps_per_epoch)
     model.compile(
         optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -2,14 +2,18 @@
 
 from common import runs, synthetic
 
+import fcn_vgg16
 import keras
 import numpy as np
 import pytest
+import unet_mobilenetv2
 import unet_scratch
 
 # name: (build_model, {image size: parameters with 3 classes})
 MODELS = {
     "unet_scratch": (unet_scratch.build_model, {64: 29_251_843, 128: 41_838_851, 256: 54_425_859}),
+    "fcn_vgg16": (fcn_vgg16.build_model, {64: 0, 128: 0}),
+    "unet_mobilenetv2": (unet_mobilenetv2.build_model, {64: 0, 128: 0}),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from common import synthetic
-from common.files import InputError
+from common.files import InputError, first_line
 
 import numpy as np
 import requests
@@ -269,10 +269,6 @@ def _download(builder) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
         raise InputError(
             f"--data {builder.name}: it is not in {builder.data_path} and the download failed "
-            f"({_first_line(error)}). Put a prepared copy there, name another folder with --data-dir, "
+            f"({first_line(error)}). Put a prepared copy there, name another folder with --data-dir, "
             "or use --data synthetic, which works offline"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

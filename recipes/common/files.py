@@ -48,3 +48,8 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
         for made in missing:
             with contextlib.suppress(OSError):
                 made.rmdir()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short enough to be part of a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

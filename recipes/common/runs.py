@@ -41,13 +41,24 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message.removeprefix('argument ')} (--help lists the flags)")
 
 
-def parse_flags(recipe: str, doc: str, *, epochs: int, batch_size: int, learning_rate: float) -> argparse.Namespace:
+def parse_flags(
+    recipe: str,
+    doc: str,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    pretrained: bool = False,
+    fine_tune_epochs: int | None = None,
+) -> argparse.Namespace:
     """Reads the command line that all training recipes share.
 
     Args:
       recipe: the recipe's name, which names its output folder and its weights.
       doc: the recipe's docstring, shown by --help.
-      epochs, batch_size, learning_rate: the recipe's defaults.
+      epochs, batch_size, learning_rate, fine_tune_epochs: the recipe's defaults. Only a recipe that gives
+        fine_tune_epochs has the flag.
+      pretrained: whether the recipe has a pretrained part, and so the flag --backbone-weights.
     Returns:
       A namespace of all flags, plus `recipe`, and `weights`: the path where the trained model goes. That is
       weights/RECIPE.keras, or the output folder where --output names another one, so that a trial run does
@@ -62,11 +73,17 @@ def parse_flags(recipe: str, doc: str, *, epochs: int, batch_size: int, learning
     add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
     add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
     add("--epochs", type=_positive(int), default=epochs, metavar="N", help=f"default {epochs}")
+    if fine_tune_epochs is not None:
+        text = f"epochs after those, with the encoder trained too (default {fine_tune_epochs})"
+        add("--fine-tune-epochs", type=_whole, default=fine_tune_epochs, metavar="N", help=text)
+    if pretrained:
+        text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
+        add("--backbone-weights", default="imagenet", metavar="W", help=text)
     add("--batch-size", type=_positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
     add("--learning-rate", type=_positive(float), default=learning_rate, metavar="X", help=f"default {learning_rate}")
     add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest the device is good at")
     add("--limit", type=_positive(int), metavar="N", help="use at most N images of each split, for a quick try")
-    add("--seed", type=_seed, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
+    add("--seed", type=_whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help=f"default output/{recipe}")
     args = parser.parse_args()
     args.recipe = recipe
@@ -90,7 +107,7 @@ def _positive(kind: type) -> Callable[[str], float]:
     return parse
 
 
-def _seed(text: str) -> int:
+def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2147483647")
     return int(text)
@@ -142,6 +159,18 @@ def announce(args: argparse.Namespace, data: Data, device: Device) -> None:
     print(f"{args.recipe} | {data.name}, {args.image_size} px: {counts} | {device.description}", flush=True)
 
 
+def warm_up_and_cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A learning rate that rises to `peak` in the first 5 % of steps and falls to nothing along a cosine.
+
+    Without the rise AdamW's first steps, whose statistics are still those of a few batches, are too long. Source of
+    the cosine: Loshchilov, Hutter: SGDR, ICLR 2017, section 3.
+    """
+    warm_up = max(1, round(0.05 * steps))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up
+    )
+
+
 class Recorder(keras.callbacks.Callback):
     """Keeps history.csv up to date and the model of the best epoch so far, by the mean IoU on validation.
 
@@ -151,7 +180,7 @@ class Recorder(keras.callbacks.Callback):
     def __init__(self, args: argparse.Namespace):
         super().__init__()
         self.path, self.history_path = args.weights, args.output / "history.csv"
-        self.rows, self.best, self.seconds = [], -math.inf, 0.0
+        self.rows, self.best, self.seconds = [], -math.inf, 0.0  # over all calls of fit
 
     def on_train_begin(self, logs=None):
         self.began = time.perf_counter()
@@ -165,15 +194,19 @@ class Recorder(keras.callbacks.Callback):
         if logs["val_mean_iou"] > self.best:
             self.best = logs["val_mean_iou"]
             save_model(self.model, self.path)
-        self.seconds = time.perf_counter() - self.began
+        now = time.perf_counter()
+        self.seconds, self.began = self.seconds + now - self.began, now
 
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Saves a model as float32, uncompiled, so that `keras.saving.load_model(path)` needs none of this code."""
+
+    def as_float32(layer):  # an operation without weights, like a slice, has no dtype
+        dtype = {"dtype": "float32"} if isinstance(layer, keras.Layer) else {}
+        return type(layer).from_config({**layer.get_config(), **dtype})
+
     uncompiled = keras.Model(model.input, model.output, name=model.name)
-    portable = keras.models.clone_model(
-        uncompiled, clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    )
+    portable = keras.models.clone_model(uncompiled, clone_function=as_float32)
     portable.set_weights(model.get_weights())
     with replacing(path) as temporary:
         portable.save(temporary)
@@ -184,15 +217,15 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     model = keras.saving.load_model(args.weights)
     matrix, examples = _test(model, data)
     test = {"images": data.counts["test"], **scores.report(matrix, data.class_names)}
-    trained = data.counts["train"] * args.epochs
+    epochs = len(recorder.rows)
     metrics = {
         "recipe": args.recipe,
         "test": test,
         "train": {
             "images": data.counts["train"],
-            "epochs": args.epochs,
+            "epochs": epochs,
             "seconds": round(recorder.seconds, 1),  # of fit, validation after each epoch included
-            "images_per_second": round(trained / recorder.seconds, 2),
+            "images_per_second": round(data.counts["train"] * epochs / recorder.seconds, 2),
         },
         "config": {
             name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(args).items()

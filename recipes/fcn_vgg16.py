@@ -1,0 +1,115 @@
+"""FCN-8s on VGG16: every pixel of a photo becomes pet, background or border.
+
+Turns VGG16, a classifier trained on ImageNet, into a segmentation network and trains all of it on Oxford-IIIT
+Pet. Three depths of the encoder each vote with one map per class; the coarse votes are enlarged, added to the
+finer ones, and enlarged to full size. The test scores, curves, mosaics and the model are saved.
+
+Needs:   a GPU with 6 GB, or a CPU and patience; 800 MB of photos and 59 MB of weights are downloaded once.
+Run:     python recipes/fcn_vgg16.py                                              train on Oxford-IIIT Pet at 256 px
+         python recipes/fcn_vgg16.py --data synthetic --backbone-weights none     a try without any download
+Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015;
+         Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015.
+"""
+
+from common import backbones, data, runs, scores
+
+import keras
+import numpy as np
+from keras import layers
+
+EPOCHS = 20
+BATCH_SIZE = 16
+LEARNING_RATE = 1e-4  # small: pretrained features are to be adapted, not unlearnt
+WEIGHT_DECAY = 1e-4
+
+
+def build_model(image_size: int, num_classes: int) -> keras.Model:
+    """Builds FCN-8s (Long et al. 2015, section 4.2) around a VGG16 with random weights.
+
+    Args:
+      image_size: side in pixels, a multiple of 32.
+      num_classes: channels of the output. With 3 the model has 14.8 million parameters.
+    Returns:
+      A model from raw pixels [B, image_size, image_size, 3], 0..255, to logits float32
+      [B, image_size, image_size, num_classes].
+    Raises:
+      ValueError: for an image size that is not a multiple of 32.
+    """
+    if image_size <= 0 or image_size % 32:
+        raise ValueError(f"image_size {image_size} is not a multiple of 32")
+    inputs = keras.Input((image_size, image_size, 3), name="pixels")
+    # VGG16's ImageNet weights expect BGR with the mean colour of ImageNet subtracted.
+    pixels = keras.applications.vgg16.preprocess_input(inputs)
+    encoder = keras.applications.VGG16(include_top=False, weights=None, input_tensor=pixels)
+
+    # Each depth votes with one map per class. The votes start at zero, as in the paper, for VGG16's activations
+    # reach hundreds; and no ReLU follows, for a vote may also speak against a class.
+    def vote(block, kernel_size):
+        features = encoder.get_layer(f"block{block}_pool").output
+        name = f"vote_pool{block}"
+        return layers.Conv2D(num_classes, kernel_size, padding="same", kernel_initializer="zeros", name=name)(features)
+
+    # Kernels of twice the stride overlap, so that no checkerboard appears. The sum of votes is kept in float32.
+    def enlarge(maps, factor, name):
+        layer = layers.Conv2DTranspose(
+            num_classes, 2 * factor, strides=factor, padding="same", use_bias=False, dtype="float32", name=name
+        )
+        enlarged = layer(maps)
+        layer.set_weights([bilinear_kernel(factor, num_classes)])
+        return enlarged
+
+    votes = layers.Add(dtype="float32")(
+        [
+            enlarge(vote(5, kernel_size=7), 4, "enlarge_pool5"),
+            enlarge(vote(4, kernel_size=1), 2, "enlarge_pool4"),
+            vote(3, kernel_size=1),
+        ]
+    )
+    return keras.Model(inputs, enlarge(votes, 8, "logits"), name="fcn_vgg16")
+
+
+def bilinear_kernel(factor: int, num_classes: int) -> np.ndarray:
+    """The transposed convolution that is bilinear enlargement, each class by itself (Long et al. 2015, section 3.3).
+
+    Returns:
+      float32 [2 * factor, 2 * factor, num_classes, num_classes], for a stride of `factor`.
+    """
+    line = 1 - np.abs(np.arange(2 * factor) + 0.5 - factor) / factor
+    return np.einsum("y,x,io->yxio", line, line, np.eye(num_classes)).astype(np.float32)
+
+
+def main() -> None:
+    args = runs.parse_flags(
+        "fcn_vgg16", __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, pretrained=True
+    )
+    device = runs.prepare(args)
+    encoder = backbones.pretrained(backbones.VGG16, args.backbone_weights)
+    pets = data.load(
+        args.data, args.image_size, args.batch_size, seed=args.seed, limit=args.limit, data_dir=args.data_dir
+    )
+    runs.announce(args, pets, device)
+
+    model = build_model(args.image_size, len(pets.class_names))
+    if encoder:
+        backbones.copy_weights(encoder, model)
+    learning_rate = runs.warm_up_and_cosine(args.learning_rate, args.epochs * pets.steps_per_epoch)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy"), scores.MeanIoU(len(pets.class_names))],
+        jit_compile=device.jit_compile,
+    )
+    recorder = runs.Recorder(args)
+    model.fit(
+        pets.train,
+        epochs=args.epochs,
+        steps_per_epoch=pets.steps_per_epoch,
+        validation_data=pets.validation,
+        callbacks=[recorder],
+        shuffle=False,  # the pipeline has done it
+    )
+    runs.finish(args, pets, recorder)
+
+
+if __name__ == "__main__":
+    runs.start(main)

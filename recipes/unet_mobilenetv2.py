@@ -1,0 +1,123 @@
+"""U-Net on MobileNetV2: every pixel of a photo becomes pet, background or border.
+
+The encoder of this U-Net is MobileNetV2 with what it learnt on ImageNet, so that only the decoder starts from
+nothing. The decoder is trained first while the encoder is frozen, then both together at a smaller learning rate.
+The test scores, curves, mosaics and the model are saved.
+
+Needs:   a GPU with 4 GB, or a CPU; 800 MB of photos and 9 MB of weights are downloaded once.
+Run:     python recipes/unet_mobilenetv2.py                                           train on Oxford-IIIT Pet at 256 px
+         python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none  a try without any download
+Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015;
+         Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
+"""
+
+from common import backbones, data, runs, scores
+
+import keras
+from keras import layers
+
+EPOCHS = 5  # with the encoder frozen
+FINE_TUNE_EPOCHS = 20  # with the encoder trained too
+BATCH_SIZE = 16
+LEARNING_RATE = 1e-3
+FINE_TUNE_FACTOR = 0.3  # of the learning rate: pretrained features are to be adapted, not unlearnt
+WEIGHT_DECAY = 1e-4
+SKIPS = ("block_13_expand_relu", "block_6_expand_relu", "block_3_expand_relu", "block_1_expand_relu")  # 1/16 .. 1/2
+BOTTOM = "block_16_project"  # 1/32 of the image's side
+DECODER_FILTERS = (512, 256, 128, 64)
+
+
+def build_model(image_size: int, num_classes: int) -> keras.Model:
+    """Builds the U-Net around a MobileNetV2 with random weights.
+
+    Args:
+      image_size: side in pixels, a multiple of 32.
+      num_classes: channels of the output. With 3 the model has @PARAMS@ million parameters.
+    Returns:
+      A model from raw pixels [B, image_size, image_size, 3], 0..255, to logits float32
+      [B, image_size, image_size, num_classes].
+    Raises:
+      ValueError: for an image size that is not a multiple of 32.
+    """
+    if image_size <= 0 or image_size % 32:
+        raise ValueError(f"image_size {image_size} is not a multiple of 32")
+    inputs = keras.Input((image_size, image_size, 3), name="pixels")
+    # MobileNetV2's ImageNet weights expect -1..1.
+    pixels = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32")(inputs)
+    encoder = keras.applications.MobileNetV2(include_top=False, weights=None, input_tensor=pixels)
+
+    x = encoder.get_layer(BOTTOM).output
+    for filters, skip in zip(DECODER_FILTERS, SKIPS, strict=True):
+        x = layers.Conv2DTranspose(filters, 4, strides=2, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.ReLU()(x)
+        x = layers.Concatenate()([x, encoder.get_layer(skip).output])
+    # The loss takes logits, in float32 also where the rest is computed in half precision: no softmax here.
+    logits = layers.Conv2DTranspose(num_classes, 4, strides=2, padding="same", dtype="float32", name="logits")(x)
+    return keras.Model(inputs, logits, name="unet_mobilenetv2")
+
+
+def set_trained_part(model: keras.Model, part: str) -> None:
+    """Says what of the encoder is trained from the next `compile` on: "nothing", "convolutions" or "everything".
+
+    Batch normalisation that is not trained also runs in inference mode, as Keras has it. That is why fine-tuning
+    trains the convolutions only: the statistics of small batches would spoil what the weights expect.
+    """
+    names = [layer.name for layer in model.layers]
+    for layer in model.layers[: names.index(BOTTOM) + 1]:
+        is_normalization = isinstance(layer, layers.BatchNormalization)
+        layer.trainable = part == "everything" or (part == "convolutions" and not is_normalization)
+
+
+def main() -> None:
+    args = runs.parse_flags(
+        "unet_mobilenetv2",
+        __doc__,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        pretrained=True,
+        fine_tune_epochs=FINE_TUNE_EPOCHS,
+    )
+    device = runs.prepare(args)
+    encoder = backbones.pretrained(backbones.MOBILENETV2, args.backbone_weights)
+    pets = data.load(
+        args.data, args.image_size, args.batch_size, seed=args.seed, limit=args.limit, data_dir=args.data_dir
+    )
+    runs.announce(args, pets, device)
+
+    model = build_model(args.image_size, len(pets.class_names))
+    # One stage after another: (epochs, learning rate, which part of the encoder trains).
+    stages = [(args.epochs, args.learning_rate, "nothing")]
+    stages += [(args.fine_tune_epochs, args.learning_rate * FINE_TUNE_FACTOR, "convolutions")]
+    if encoder:
+        backbones.copy_weights(encoder, model)
+    else:  # a random encoder is trained from the first epoch
+        stages = [(args.epochs + args.fine_tune_epochs, args.learning_rate, "everything")]
+
+    recorder = runs.Recorder(args)
+    for epochs, peak, trained_part in stages:
+        set_trained_part(model, trained_part)
+        model.compile(
+            optimizer=keras.optimizers.AdamW(
+                runs.warm_up_and_cosine(peak, epochs * pets.steps_per_epoch), weight_decay=WEIGHT_DECAY
+            ),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy"), scores.MeanIoU(len(pets.class_names))],
+            jit_compile=device.jit_compile,
+        )
+        finished = len(recorder.rows)
+        model.fit(
+            pets.train,
+            initial_epoch=finished,
+            epochs=finished + epochs,
+            steps_per_epoch=pets.steps_per_epoch,
+            validation_data=pets.validation,
+            callbacks=[recorder],
+            shuffle=False,  # the pipeline has done it
+        )
+    runs.finish(args, pets, recorder)
+
+
+if __name__ == "__main__":
+    runs.start(main)
