@@ -8,14 +8,21 @@ import sys
 
 from common import data, masks, plots
 
+import fcn_vgg16
 import keras
 import numpy as np
 import pytest
+import unet_mobilenetv2
 import unet_scratch
 from conftest import ROOT
 from PIL import Image
 
-RECIPES = {"unet_scratch": unet_scratch}
+RECIPES = {"unet_scratch": unet_scratch, "fcn_vgg16": fcn_vgg16, "unet_mobilenetv2": unet_mobilenetv2}
+OWN_FLAGS = {  # what a recipe needs beside QUICK for a run of two epochs without a download
+    "unet_scratch": (),
+    "fcn_vgg16": ("--backbone-weights", "none"),
+    "unet_mobilenetv2": ("--backbone-weights", "none", "--epochs", 1, "--fine-tune-epochs", 1),
+}
 PICTURES = ["accuracy", "loss", "mean_iou", "mosaic_best", "mosaic_median", "mosaic_worst"]
 QUICK = ("--data", "synthetic", "--image-size", 32, "--epochs", 2, "--batch-size", 8, "--limit", 20)
 each_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -25,7 +32,13 @@ each_recipe = pytest.mark.parametrize("name", RECIPES)
 def test_a_run_from_the_terminal(name, tmp_path):
     """A process of its own, as a person starts it: what it prints and every file it leaves."""
     output = tmp_path / "first run"
-    command = [sys.executable, ROOT / "recipes" / f"{name}.py", *map(str, QUICK), "--output", output]
+    command = [
+        sys.executable,
+        ROOT / "recipes" / f"{name}.py",
+        *map(str, (*QUICK, *OWN_FLAGS[name])),
+        "--output",
+        output,
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -1,0 +1,152 @@
+"""The two recipes with a pretrained encoder: the weights are there, and the right ones move."""
+
+import shutil
+import subprocess
+import sys
+
+from common import backbones, synthetic
+from common.files import InputError
+
+import fcn_vgg16
+import h5py
+import keras
+import numpy as np
+import pytest
+import unet_mobilenetv2
+from conftest import ROOT
+from keras.src.legacy.saving import legacy_h5_format  # the format of the files that Keras downloads
+
+FILES = {"fcn_vgg16": "vgg16_imagenet_notop.weights.h5", "unet_mobilenetv2": "mobilenet_v2_1.0_notop.weights.h5"}
+RECIPES = {"fcn_vgg16": (fcn_vgg16, backbones.VGG16), "unet_mobilenetv2": (unet_mobilenetv2, backbones.MOBILENETV2)}
+LAYERS = {  # recipe: {layer of the model: group of the file}
+    "fcn_vgg16": {"block1_conv1": "conv2d", "block5_conv3": "conv2d_12"},
+    "unet_mobilenetv2": {"Conv1": "conv2d", "block_16_project": "conv2d_33"},
+}
+each_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+@each_recipe
+def test_the_weights_of_the_file_are_in_the_model(name, shared):
+    recipe, backbone = RECIPES[name]
+    path = shared / "weights" / FILES[name]
+    model = recipe.build_model(64, 3)
+    backbones.copy_weights(backbones.pretrained(backbone, str(path)), model)
+    with h5py.File(path) as file:
+        for layer, group in LAYERS[name].items():
+            kernel = file["layers"][group]["vars"]["0"][:]
+            np.testing.assert_array_equal(model.get_layer(layer).get_weights()[0], kernel)
+
+
+@each_recipe
+def test_the_model_prepares_pixels_as_the_backbone_expects(name):
+    """What the first convolution gets equals keras.applications' own preprocessing."""
+    application = {"fcn_vgg16": keras.applications.vgg16, "unet_mobilenetv2": keras.applications.mobilenet_v2}[name]
+    first = {"fcn_vgg16": "block1_conv1", "unet_mobilenetv2": "Conv1"}[name]
+    model = RECIPES[name][0].build_model(64, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    prepared = keras.Model(model.input, model.get_layer(first).input)(pixels)
+    np.testing.assert_allclose(prepared, application.preprocess_input(pixels.astype(np.float32)), atol=1e-4)
+
+
+def one_step(model):
+    images, labels = (np.stack(part) for part in zip(*(synthetic.draw(i, image_size=64) for i in (0, 1)), strict=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss, jit_compile=False)
+    model.fit(images, labels, batch_size=2, verbose=0)
+
+
+def moved(model):
+    """Takes a training step and says of each variable of the model whether it has changed."""
+    before = {variable.path: np.array(variable) for variable in model.variables}
+    one_step(model)
+    return {variable.path: not np.array_equal(before[variable.path], variable) for variable in model.variables}
+
+
+def test_what_moves_in_each_stage_of_training():
+    model = unet_mobilenetv2.build_model(64, 3)
+    encoder = {layer.name for layer in keras.applications.MobileNetV2(include_top=False, weights=None).layers}
+    for part in ("nothing", "convolutions", "everything"):
+        unet_mobilenetv2.set_trained_part(model, part)
+        for path, has_moved in moved(model).items():
+            layer, variable = path.split("/")[-2:]
+            in_encoder, in_normalization = layer in encoder, variable in ("gamma", "beta") or "moving" in variable
+            expected = not in_encoder or part == "everything" or (part == "convolutions" and not in_normalization)
+            assert has_moved == expected, (part, path)
+
+
+def test_bilinear_enlargement_is_that_of_an_image_library():
+    import cv2
+
+    small = np.random.default_rng(0).normal(size=(1, 6, 6, 3)).astype(np.float32)
+    for factor in (2, 4, 8):
+        layer = keras.layers.Conv2DTranspose(3, 2 * factor, strides=factor, padding="same", use_bias=False)
+        layer.build(small.shape)
+        layer.set_weights([fcn_vgg16.bilinear_kernel(factor, 3)])
+        expected = cv2.resize(small[0], None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+        inner = slice(factor, -factor)  # at the very edge cv2 repeats the last pixel, a convolution sees zeros
+        np.testing.assert_allclose(np.array(layer(small))[0, inner, inner], expected[inner, inner], atol=1e-5)
+
+
+def bad_files(tmp_path):
+    yield tmp_path / "none.h5", "no such file"
+    damaged = tmp_path / "damaged.weights.h5"
+    damaged.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
+    yield damaged, "damaged"
+    page = tmp_path / "page.weights.h5"
+    page.write_text("<html>Please log in</html>")
+    yield page, "damaged"
+    other = tmp_path / "other.weights.h5"
+    keras.applications.MobileNet(include_top=False, weights=None).save_weights(other)
+    yield other, "holds other weights"
+    half = tmp_path / "half.weights.h5"
+    half.write_bytes(other.read_bytes()[: other.stat().st_size // 2])
+    yield half, "damaged"
+
+
+@each_recipe
+def test_weights_files_that_cannot_be_used(command_line, tmp_path, name):
+    """Through the command line: one line that names the file, exit status 2, nothing written."""
+    for path, words in bad_files(tmp_path):
+        flags = ("--data", "synthetic", "--backbone-weights", path, "--output", tmp_path / "output")
+        status, _, err = command_line(RECIPES[name][0], *flags)
+        assert status == 2 and err.count("\n") == 1, err
+        assert path.name in err and words in err
+        assert not (tmp_path / "output").exists()
+
+
+@each_recipe
+def test_weights_of_the_other_recipe(name, shared):
+    other = next(file for recipe, file in FILES.items() if recipe != name)
+    with pytest.raises(InputError, match="holds other weights"):
+        backbones.pretrained(RECIPES[name][1], str(shared / "weights" / other))
+
+
+@pytest.fixture
+def own_copy(tmp_path):
+    """The recipes in a folder of their own, whose weights/ is empty."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@each_recipe
+def test_imagenet_weights_without_a_network(own_copy, name, monkeypatch):
+    for proxy in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    command = [sys.executable, own_copy / "recipes" / f"{name}.py", "--data", "synthetic"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    for words in (RECIPES[name][1].file, RECIPES[name][1].url, str(own_copy / "weights"), "--backbone-weights none"):
+        assert words in done.stderr
+    assert not list(own_copy.glob("weights/*"))
+    assert not (own_copy / "output").exists()
+
+
+def test_imagenet_weights_are_taken_from_the_weights_folder(own_copy, monkeypatch):
+    """The file that Keras would download, put there by hand, is found; here it holds numbers that are ours."""
+    monkeypatch.setattr(backbones, "ROOT", own_copy)
+    mine = keras.applications.MobileNetV2(include_top=False, weights=None)
+    (own_copy / "weights").mkdir()
+    with h5py.File(own_copy / "weights" / backbones.MOBILENETV2.file, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, mine)
+    found = backbones.pretrained(backbones.MOBILENETV2, "imagenet")
+    np.testing.assert_array_equal(found.get_layer("Conv1").get_weights()[0], mine.get_layer("Conv1").get_weights()[0])
