@@ -27,7 +27,8 @@ test: .venv/installed-tests
 # On a server without a desktop OpenCV misses libGL; its build for servers does without.
 	$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 	$(BIN)/pip uninstall -q -y opencv-contrib-python opencv-python-headless; \
-	$(BIN)/pip install -q 'opencv-contrib-python-headless>=5.0,<5.1'; }
+	$(BIN)/pip install -q --force-reinstall --no-deps 'opencv-contrib-python-headless>=5.0,<5.1'; \
+	$(BIN)/python -c 'import cv2'; }
 	touch $@
 
 .venv/installed-tests: tests/requirements.txt .venv/installed

@@ -95,7 +95,7 @@ def main() -> None:
     else:  # a random encoder is trained from the first epoch
         stages = [(args.epochs + args.fine_tune_epochs, args.learning_rate, "everything")]
 
-    recorder = runs.Recorder(args)
+    recorder = runs.Recorder(args, device)
     for epochs, peak, trained_part in stages:
         set_trained_part(model, trained_part)
         model.compile(

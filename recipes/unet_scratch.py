@@ -84,7 +84,7 @@ def main() -> None:
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy"), scores.MeanIoU(len(pets.class_names))],
         jit_compile=device.jit_compile,
     )
-    recorder = runs.Recorder(args)
+    recorder = runs.Recorder(args, device)
     model.fit(
         pets.train,
         epochs=args.epochs,

@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 
-from common import data, masks, plots
+from common import data, masks, plots, runs
 
 import fcn_vgg16
 import keras
@@ -78,18 +78,22 @@ def test_a_run_from_the_terminal(name, tmp_path):
     assert f"{metrics['test']['mean_iou']:.3f}" in done.stdout
 
 
-def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path):
-    rows = {}
+def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    folder = tmp_path / "output"
+    (folder / "something else").mkdir(parents=True)
+    (folder / "something else" / "metrics.json").write_text("not a run of ours")
+    histories = {}
     for run in ("one", "two"):
         flags = (*QUICK[:4], "--epochs", 1, "--batch-size", 4, "--limit", 8, "--precision", "float32")
-        status, out, err = command_line(unet_scratch, *flags, "--output", tmp_path / run)
+        status, out, err = command_line(unet_scratch, *flags, "--output", folder / run)
         assert status == 0, err
         assert ("comparison.png" in out) == (run == "two")  # one run alone has nothing to be compared with
-        rows[run] = plots.read_history(tmp_path / run / "history.csv").history
-    assert rows["one"]["val_loss"] == pytest.approx(rows["two"]["val_loss"], rel=1e-4)
-    table = (tmp_path / "comparison.md").read_text().splitlines()
+        histories[run] = plots.read_history(folder / run / "history.csv").history
+    assert histories["one"]["val_loss"] == pytest.approx(histories["two"]["val_loss"], rel=1e-4)
+    table = (folder / "comparison.md").read_text().splitlines()
     assert len(table) == 4 and {line.split("|")[1].strip() for line in table[2:]} == {"one", "two"}
-    assert Image.open(tmp_path / "comparison.png").width > 800
+    assert Image.open(folder / "comparison.png").width > 800
 
 
 @pytest.mark.parametrize(
@@ -104,6 +108,7 @@ def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path):
         (("--learning-rate", -0.1), ["--learning-rate", "-0.1"]),
         (("--learning-rate", "nan"), ["--learning-rate", "nan"]),
         (("--limit", 0), ["--limit"]),
+        (("--limit", 10**20), ["--limit", "below"]),
         (("--seed", -1), ["--seed"]),
         (("--precision", "float8"), ["--precision", "float8", "mixed_bfloat16"]),
         (("--epoch", 3), ["--epoch", "--help"]),
@@ -125,6 +130,7 @@ def unwritable_folders(tmp_path):
     yield taken, "is a file"
     yield taken / "below", "is a file"
     yield pathlib.Path("/proc/run"), "cannot write"  # not even the superuser can
+    yield tmp_path / ("long" * 100), "cannot write"
 
 
 def test_an_output_folder_that_cannot_be_used(command_line, tmp_path):
@@ -145,6 +151,20 @@ def test_no_network_on_the_first_download(command_line, tmp_path, monkeypatch):
     for word in ("--data oxford_iiit_pet", "tfds/oxford_iiit_pet/4.0.0", "--data-dir", "--data synthetic"):
         assert word in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_is_one_line_in_the_terminal():
+    """Nothing that a library has to say while it loads stands around it."""
+    command = [sys.executable, ROOT / "recipes" / "unet_scratch.py", "--epochs", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("unet_scratch.py: --epochs: 0 is not") and done.stderr.count("\n") == 1
+
+
+def test_a_prepared_copy_that_is_not_whole(command_line, tmp_path):
+    (tmp_path / "oxford_iiit_pet" / "4.0.0").mkdir(parents=True)
+    status, _, err = command_line(unet_scratch, "--data-dir", tmp_path, "--output", tmp_path / "output")
+    assert status == 2 and err.count("\n") == 1 and f"--data-dir {tmp_path}" in err, err
 
 
 def test_real_pets_from_the_command_line(command_line, tmp_path, shared):
@@ -177,8 +197,11 @@ def test_colours():
     assert len(np.unique(masks.palette([f"class {i}" for i in range(20)]), axis=0)) == 20
 
 
-def test_opencv_has_its_extra_modules():
-    """opencv-contrib-python and the headless one that comes with tf-models-official write the same folder."""
+def test_the_libraries_work_together():
+    """opencv-contrib-python and the headless one that comes with tf-models-official write the same folder;
+    tensorflow-hub needs a module that new setuptools lack.
+    """
     import cv2
+    import tensorflow_hub
 
-    assert hasattr(cv2, "ximgproc")
+    assert hasattr(cv2, "ximgproc") and hasattr(tensorflow_hub, "load")

@@ -1,5 +1,6 @@
 from common import scores
 
+import keras
 import numpy as np
 import pytest
 
@@ -49,3 +50,12 @@ def test_the_matrix_counts_every_pixel_of_a_large_split():
     metric.matrix.assign([[2**40, 0], [0, 0]])
     metric.update_state(np.zeros((1, 1, 1), np.uint8), np.array([[[[1.0, 0.0]]]]))
     assert int(np.array(metric.matrix)[0, 0]) == 2**40 + 1
+
+
+def test_the_metric_works_in_a_compiled_training_step():
+    """On a GPU Keras compiles the step with XLA; XLA on a CPU refuses the same operations."""
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(3, 1)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=[scores.MeanIoU(3)], jit_compile=True)
+    history = model.fit(np.ones((2, 4, 4, 3)), np.ones((2, 4, 4), np.uint8), verbose=0).history
+    assert 0 <= history["mean_iou"][0] <= 1

@@ -5,8 +5,11 @@ Import it before TensorFlow: these settings are read once, when TensorFlow and m
 
 import os
 import pathlib
+import warnings
 
-# Where there is no NVIDIA driver, TensorFlow's complaint about it is noise; where there is one, it is news.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if pathlib.Path("/proc/driver/nvidia").exists() else "3")
+# Where there is no NVIDIA driver (/dev/dxg is WSL's), TensorFlow's complaint about it is noise; else it is news.
+has_driver = any(pathlib.Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/dxg"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_driver else "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files, also where there is no screen
+warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # about Python 3.10's end of life

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-from common.files import ROOT, InputError, first_line, replacing
+from common.files import ROOT, InputError, in_one_line, replacing
 
 import keras
 
@@ -65,7 +65,7 @@ def _fetch(backbone: Backbone) -> pathlib.Path:
             with replacing(path) as temporary:
                 keras.utils.get_file(temporary.name, url, cache_dir=ROOT, cache_subdir=path.parent.name)
         except Exception as error:
-            reason = first_line(error).rpartition(" -- ")[2]  # Keras repeats the URL before it
+            reason = in_one_line(error).rpartition(" -- ")[2]  # Keras repeats the URL before it
             raise InputError(
                 f"--backbone-weights imagenet: cannot download {url} ({reason}); put that file into "
                 f"{path.parent} by hand, or use --backbone-weights none, which works offline"

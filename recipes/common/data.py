@@ -9,11 +9,12 @@ classes. Images are kept as uint8 until the model, a quarter of the memory of fl
 
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 from common import synthetic
-from common.files import InputError, first_line
+from common.files import InputError, in_one_line
 
 import numpy as np
 import requests
@@ -240,10 +241,17 @@ def _oxford_iiit_pet(data_dir: str | None) -> Source:
     """Oxford-IIIT Pet (Parkhi et al., CVPR 2012): 3,680 photos to train with, 3,669 to test, with trimaps."""
     import tensorflow_datasets as tfds  # takes a second to load, which synthetic pets need not wait for
 
-    builder = tfds.builder("oxford_iiit_pet", data_dir=data_dir)
-    if not builder.data_path.exists():
-        _download(builder)
     skip = {"image": tfds.decode.SkipDecoding(), "segmentation_mask": tfds.decode.SkipDecoding()}
+    try:
+        builder = tfds.builder("oxford_iiit_pet", data_dir=data_dir)
+        if not builder.data_path.exists():
+            _download(builder)
+        train, test = builder.as_dataset(split=["train", "test"], decoders=skip, shuffle_files=False)
+    except (OSError, KeyError, AssertionError, ValueError) as error:  # not readable, or not all of it is there
+        raise InputError(
+            f"--data-dir {data_dir or 'default'}: cannot read oxford_iiit_pet there ({type(error).__name__}: "
+            f"{in_one_line(error)}); remove its folder oxford_iiit_pet to have it made anew, or name another folder"
+        ) from error
     features = builder.info.features
 
     def decode(example):
@@ -251,12 +259,15 @@ def _oxford_iiit_pet(data_dir: str | None) -> Source:
         trimap = features["segmentation_mask"].decode_example(example["segmentation_mask"])
         return image, trimap - 1
 
-    train, test = builder.as_dataset(split=["train", "test"], decoders=skip, shuffle_files=False)
     return Source(CLASS_NAMES, train, test, decode)
 
 
 def _download(builder) -> None:
     """Downloads and prepares a data set of tensorflow-datasets, or leaves nothing half-done behind."""
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     downloads = pathlib.Path(builder.data_path).parents[1] / "downloads"
     before = set(downloads.rglob("*.tmp.*"))
     try:
@@ -265,10 +276,11 @@ def _download(builder) -> None:
             requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT).raise_for_status()
         builder.download_and_prepare()
     except Exception as error:  # network, checksum, archive, disk: all of it ends here
-        for left_over in set(downloads.rglob("*.tmp.*")) - before:
-            shutil.rmtree(left_over, ignore_errors=True)
         raise InputError(
             f"--data {builder.name}: it is not in {builder.data_path} and the download failed "
-            f"({first_line(error)}). Put a prepared copy there, name another folder with --data-dir, "
+            f"({in_one_line(error)}). Put a prepared copy there, name another folder with --data-dir, "
             "or use --data synthetic, which works offline"
         ) from error
+    finally:
+        for left_over in set(downloads.rglob("*.tmp.*")) - before:
+            shutil.rmtree(left_over, ignore_errors=True)

@@ -34,8 +34,9 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
     Raises:
       InputError: which names `flag`, where the folder is a file or cannot be written to.
     """
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    missing = []
     try:
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -50,6 +51,6 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
                 made.rmdir()
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, short enough to be part of a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def in_one_line(error: Exception) -> str:
+    """What an error says, fit to be part of a line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

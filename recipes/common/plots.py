@@ -36,16 +36,20 @@ def curves(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def comparison(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Compares the runs in a folder's subfolders: comparison.png (validation and training curves) and comparison.md.
+    """Compares the runs in a folder's subfolders: comparison.png (their curves) and comparison.md (their scores).
 
     Returns:
       The paths written; none where there are fewer than two finished runs.
     """
-    runs = {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))}
-    runs = {run: metrics for run, metrics in runs.items() if (run / "history.csv").exists()}
-    if len(runs) < 2:
+    metrics, histories = {}, {}
+    for run in sorted(path.parent for path in folder.glob("*/metrics.json")):
+        try:
+            metrics[run.name] = json.loads((run / "metrics.json").read_text())
+            histories[run.name] = read_history(run / "history.csv")
+        except (OSError, ValueError):
+            metrics.pop(run.name, None)  # a run that is not finished
+    if len(metrics) < 2:
         return []
-    histories = {run.name: read_history(run / "history.csv") for run in runs}
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, len(CURVES), figsize=(15, 4.4), layout="constrained")
         for axis, metric in zip(axes, CURVES, strict=True):
@@ -55,7 +59,7 @@ def comparison(folder: pathlib.Path) -> list[pathlib.Path]:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
         _save(figure, folder / "comparison.png")
     with replacing(folder / "comparison.md") as temporary:
-        temporary.write_text(_table(runs))
+        temporary.write_text(_table(metrics))
     return [folder / "comparison.png", folder / "comparison.md"]
 
 
@@ -65,13 +69,12 @@ def _plot(axis, histories: dict[str, SimpleNamespace], metric: str) -> None:
     for index, line in enumerate(axis.get_lines()):  # two of each run, in the order of the runs
         split = ("train", "validation")[index % 2]
         line.set_label(split if len(histories) == 1 else f"{list(histories)[index // 2]}, {split}")
+        if len(line.get_xdata()) == 1:  # a line through one point shows nothing
+            line.set_marker("o")
     last = max(history.epoch[-1] for history in histories.values())
     axis.set_xlim(1 - 0.02 * last, last * 1.02)  # epochs count from 1
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="Epoch", ylabel={"mean_iou": "Mean IoU"}.get(metric, metric.title()))
-    if last == 1:  # a line through one point shows nothing
-        for line in axis.get_lines():
-            line.set_marker("o")
     axis.legend()
 
 
@@ -81,7 +84,7 @@ def _save(figure, path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def _table(runs: dict[pathlib.Path, dict]) -> str:
+def _table(runs: dict[str, dict]) -> str:
     """A Markdown table, the best mean IoU first."""
     lines = [
         "| run | data | size | epochs | minutes | pixel accuracy | mean IoU | pet IoU (border counts as pet) |",
@@ -91,7 +94,7 @@ def _table(runs: dict[pathlib.Path, dict]) -> str:
         config, train, test = metrics["config"], metrics["train"], metrics["test"]
         figures = [test["pixel_accuracy"], test["mean_iou"], test.get("pet_iou_binary")]
         cells = [
-            run.name,
+            run,
             config["data"],
             f"{config['image_size']} px",
             train["epochs"],

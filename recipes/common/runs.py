@@ -23,6 +23,7 @@ import tensorflow as tf
 
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SIZE_STEP = 32  # image sizes are multiples of it, so that every encoder halves them evenly
+LARGEST = 2**31  # what TensorFlow counts with
 MOSAIC_IMAGES = 64  # the first so many test images are the sample from which the mosaics choose
 MOSAIC_ROWS = 4
 
@@ -86,7 +87,7 @@ def parse_flags(
     add("--seed", type=_whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help=f"default output/{recipe}")
     args = parser.parse_args()
-    args.recipe = recipe
+    args.recipe, args.output = recipe, args.output.resolve()
     args.weights = (ROOT / "weights" if args.output == output else args.output) / f"{recipe}.keras"
     check_writable(args.output, "--output")
     check_writable(args.weights.parent, "weights folder")
@@ -99,17 +100,17 @@ def _positive(kind: type) -> Callable[[str], float]:
             value = kind(text)
         except ValueError:
             value = 0
-        if not 0 < value < math.inf:
+        if not 0 < value < LARGEST:
             wanted = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text} is not a {wanted} above zero")
+            raise argparse.ArgumentTypeError(f"{text} is not a {wanted} above zero and below {LARGEST}")
         return value
 
     return parse
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2147483647")
+    if not text.isdecimal() or int(text) >= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {LARGEST - 1}")
     return int(text)
 
 
@@ -177,9 +178,9 @@ class Recorder(keras.callbacks.Callback):
     The model is saved in float32 and without its optimizer: a third of the size, and it runs on any device.
     """
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, device: Device):
         super().__init__()
-        self.path, self.history_path = args.weights, args.output / "history.csv"
+        self.device, self.path, self.history_path = device, args.weights, args.output / "history.csv"
         self.rows, self.best, self.seconds = [], -math.inf, 0.0  # over all calls of fit
 
     def on_train_begin(self, logs=None):
@@ -227,6 +228,7 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
             "seconds": round(recorder.seconds, 1),  # of fit, validation after each epoch included
             "images_per_second": round(data.counts["train"] * epochs / recorder.seconds, 2),
         },
+        "device": recorder.device.description,
         "config": {
             name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(args).items()
         },
@@ -237,7 +239,9 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     }
     with replacing(args.output / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n")
-    pictures = _mosaics(args, data, examples) + plots.curves(args.output) + plots.comparison(args.output.parent)
+    pictures = _mosaics(args, data, examples) + plots.curves(args.output)
+    if args.output.parent == ROOT / "output":
+        pictures += plots.comparison(args.output.parent)
     _print_table(metrics, pictures, args.weights)
 
 

@@ -18,8 +18,10 @@ def confusion_matrix(labels, predictions, num_classes: int):
       int64 [num_classes, num_classes]; rows are the truth, columns the prediction.
     """
     cells = ops.cast(labels, "int32") * num_classes + ops.cast(predictions, "int32")
-    counts = ops.bincount(ops.reshape(cells, [-1]), minlength=num_classes**2)
-    return ops.reshape(ops.cast(counts, "int64"), (num_classes, num_classes))
+    cells = ops.reshape(cells, [-1])
+    # Not ops.bincount: XLA, which compiles the training step on a GPU, refuses it.
+    counts = ops.segment_sum(ops.ones_like(cells, dtype="int64"), cells, num_segments=num_classes**2)
+    return ops.reshape(counts, (num_classes, num_classes))
 
 
 class MeanIoU(keras.metrics.Metric):
