@@ -85,12 +85,18 @@ def _save(figure, path: pathlib.Path) -> None:
 
 
 def _table(runs: dict[str, dict]) -> str:
-    """A Markdown table, the best mean IoU first."""
+    """A Markdown table: by data set and image size, for only those compare, and then the best first."""
     lines = [
         "| run | data | size | epochs | minutes | pixel accuracy | mean IoU | pet IoU (border counts as pet) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for run, metrics in sorted(runs.items(), key=lambda item: -item[1]["test"]["mean_iou"]):
+
+    def rank(run):
+        config = runs[run]["config"]
+        return config["data"], config["image_size"], -runs[run]["test"]["mean_iou"]
+
+    for run in sorted(runs, key=rank):
+        metrics = runs[run]
         config, train, test = metrics["config"], metrics["train"], metrics["test"]
         figures = [test["pixel_accuracy"], test["mean_iou"], test.get("pet_iou_binary")]
         cells = [
