@@ -1,4 +1,4 @@
-# make demo    trains a U-Net on drawn pets for about a minute and says which pictures to open
+# make demo    trains a U-Net on drawn pets for about two minutes and says which pictures to open
 # make test    checks the style and runs the tests
 # Both set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.12.
 
@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.10 python3 python;
 	&& echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test
 
 demo: .venv/installed
 	$(BIN)/python recipes/unet_scratch.py --data synthetic --image-size 96 --epochs 5 --output output/demo
@@ -34,6 +34,3 @@ test: .venv/installed-tests
 .venv/installed-tests: tests/requirements.txt .venv/installed
 	$(BIN)/pip install -q -r tests/requirements.txt
 	touch $@
-
-clean:
-	rm -rf .venv output
