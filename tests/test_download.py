@@ -1,10 +1,7 @@
 """The first download, with the real builder of tensorflow-datasets, from a server on this machine."""
 
-import functools
 import hashlib
-import http.server
 import tarfile
-import threading
 
 from common import data, synthetic
 
@@ -17,18 +14,12 @@ from tensorflow_datasets.datasets.oxford_iiit_pet import oxford_iiit_pet_dataset
 SPLITS = {"trainval": 12, "test": 5}
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def archives(tmp_path):
-    """A folder with images.tar.gz and annotations.tar.gz as the VGG site serves them: plain tar, raw layout."""
-    raw, served = tmp_path / "raw", tmp_path / "served"
+def archives(tmp_path, http_server):
+    """The server's folder with images.tar.gz and annotations.tar.gz as the VGG site has them: plain tar, raw layout."""
+    raw, (served, _) = tmp_path / "raw", http_server
     (raw / "images").mkdir(parents=True)
     (raw / "annotations" / "trimaps").mkdir(parents=True)
-    served.mkdir()
     for split, count in SPLITS.items():
         lines = []
         for index in range(count):
@@ -45,11 +36,9 @@ def archives(tmp_path):
 
 
 @pytest.fixture
-def site(archives, monkeypatch):
-    """Serves the archives over HTTP on 127.0.0.1 and points the builder there, sizes and checksums included."""
-    handler = functools.partial(QuietHandler, directory=archives)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def site(archives, http_server, monkeypatch):
+    """Points the builder to the server, with the sizes and checksums of the archives there."""
+    _, server = http_server
     url = f"http://127.0.0.1:{server.server_port}"
     infos = {}
     for path in archives.iterdir():
@@ -60,10 +49,7 @@ def site(archives, monkeypatch):
         )
     monkeypatch.setattr(pets_builder, "_BASE_URL", url)
     monkeypatch.setattr(pets_builder.Builder, "url_infos", infos)
-    for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    yield server
-    server.shutdown()
+    return server
 
 
 def test_first_download_prepares_and_reads_the_data(site, tmp_path):

@@ -1,5 +1,6 @@
 """The two recipes with a pretrained encoder: the weights are there, and the right ones move."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ FILES = {"fcn_vgg16": "vgg16_imagenet_notop.weights.h5", "unet_mobilenetv2": "mo
 RECIPES = {"fcn_vgg16": (fcn_vgg16, backbones.VGG16), "unet_mobilenetv2": (unet_mobilenetv2, backbones.MOBILENETV2)}
 LAYERS = {  # recipe: {layer of the model: group of the file}
     "fcn_vgg16": {"block1_conv1": "conv2d", "block5_conv3": "conv2d_12"},
-    "unet_mobilenetv2": {"Conv1": "conv2d", "block_16_project": "conv2d_33"},
+    "unet_mobilenetv2": {"Conv1": "conv2d", "bn_Conv1": "batch_normalization", "block_16_project": "conv2d_33"},
 }
 each_recipe = pytest.mark.parametrize("name", RECIPES)
 
@@ -33,8 +34,8 @@ def test_the_weights_of_the_file_are_in_the_model(name, shared):
     backbones.copy_weights(backbones.pretrained(backbone, str(path)), model)
     with h5py.File(path) as file:
         for layer, group in LAYERS[name].items():
-            kernel = file["layers"][group]["vars"]["0"][:]
-            np.testing.assert_array_equal(model.get_layer(layer).get_weights()[0], kernel)
+            for index, weights in enumerate(model.get_layer(layer).get_weights()):
+                np.testing.assert_array_equal(weights, file["layers"][group]["vars"][str(index)][:])
 
 
 @each_recipe
@@ -88,7 +89,8 @@ def test_bilinear_enlargement_is_that_of_an_image_library():
 
 
 def bad_files(tmp_path):
-    yield tmp_path / "none.h5", "no such file"
+    yield tmp_path / "nothing.h5", "No such file"
+    yield tmp_path, "Is a directory"
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
     yield damaged, "damaged"
@@ -129,24 +131,55 @@ def own_copy(tmp_path):
 
 
 @each_recipe
-def test_imagenet_weights_without_a_network(own_copy, name, monkeypatch):
-    for proxy in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+def test_imagenet_weights_without_a_network(own_copy, name):
+    """With a proxy that nobody answers for."""
     command = [sys.executable, own_copy / "recipes" / f"{name}.py", "--data", "synthetic"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    proxy = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **proxy})
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     for words in (RECIPES[name][1].file, RECIPES[name][1].url, str(own_copy / "weights"), "--backbone-weights none"):
         assert words in done.stderr
-    assert not list(own_copy.glob("weights/*"))
-    assert not (own_copy / "output").exists()
+    assert not list(own_copy.glob("weights/*")) and not (own_copy / "output").exists()
+
+
+def as_keras_serves_it(encoder, path):
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, encoder)
+
+
+def test_imagenet_weights_are_downloaded_once(own_copy, monkeypatch, http_server):
+    """From a server on this machine, which is switched off before the second time."""
+    monkeypatch.setattr(backbones, "ROOT", own_copy)
+    served, server = http_server
+    backbone = backbones.MOBILENETV2._replace(url=f"http://127.0.0.1:{server.server_port}")
+    mine = keras.applications.MobileNetV2(include_top=False, weights=None)
+    as_keras_serves_it(mine, served / backbone.file)
+    for _ in range(2):
+        found = backbones.pretrained(backbone, "imagenet")
+        np.testing.assert_array_equal(found.get_weights()[0], mine.get_weights()[0])
+        server.shutdown()
+        server.server_close()
+    assert [path.name for path in (own_copy / "weights").iterdir()] == [backbone.file]
+
+
+def test_what_is_not_the_file_is_not_kept(own_copy, monkeypatch, http_server):
+    """A page that says "log in" with status 200, as hotels and offices have it; and a file that is not there."""
+    monkeypatch.setattr(backbones, "ROOT", own_copy)
+    served, server = http_server
+    backbone = backbones.VGG16._replace(url=f"http://127.0.0.1:{server.server_port}")
+    with pytest.raises(InputError, match=r"404.*by hand"):
+        backbones.pretrained(backbone, "imagenet")
+    (served / backbone.file).write_text("<html>Please log in</html>")
+    with pytest.raises(InputError, match=r"what came.*damaged.*by hand"):
+        backbones.pretrained(backbone, "imagenet")
+    assert not list((own_copy / "weights").iterdir())
 
 
 def test_imagenet_weights_are_taken_from_the_weights_folder(own_copy, monkeypatch):
-    """The file that Keras would download, put there by hand, is found; here it holds numbers that are ours."""
+    """The file put there by hand is found; here it holds numbers that are ours."""
     monkeypatch.setattr(backbones, "ROOT", own_copy)
     mine = keras.applications.MobileNetV2(include_top=False, weights=None)
     (own_copy / "weights").mkdir()
-    with h5py.File(own_copy / "weights" / backbones.MOBILENETV2.file, "w") as file:
-        legacy_h5_format.save_weights_to_hdf5_group(file, mine)
+    as_keras_serves_it(mine, own_copy / "weights" / backbones.MOBILENETV2.file)
     found = backbones.pretrained(backbones.MOBILENETV2, "imagenet")
     np.testing.assert_array_equal(found.get_layer("Conv1").get_weights()[0], mine.get_layer("Conv1").get_weights()[0])

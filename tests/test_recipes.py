@@ -182,6 +182,13 @@ def test_help_is_the_docstring_and_every_flag(command_line, name):
     flags = "data data-dir image-size epochs batch-size learning-rate precision limit seed output"
     for flag in flags.split(" "):
         assert f"--{flag} " in out
+    assert ("--backbone-weights" in out) == (name != "unet_scratch")
+    assert ("--fine-tune-epochs" in out) == (name == "unet_mobilenetv2")
+
+
+def test_wrong_number_of_fine_tune_epochs(command_line):
+    status, _, err = command_line(unet_mobilenetv2, "--fine-tune-epochs", -1)
+    assert status == 2 and "--fine-tune-epochs: -1" in err and err.count("\n") == 1
 
 
 def test_colours():

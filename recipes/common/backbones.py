@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-from common.files import ROOT, InputError, in_one_line, replacing
+from common.files import ROOT, InputError, download, in_one_line, replacing
 
 import keras
 
@@ -34,7 +34,7 @@ def pretrained(backbone: Backbone, choice: str) -> keras.Model | None:
     Args:
       backbone: which one.
       choice: "imagenet" takes the file in weights/ and downloads it to there the first time; "none" wants no
-        weights; anything else is the path of a weights file, in Keras' old or new format.
+        weights; anything else is the path of a weights file: .weights.h5 (Keras 3) or .h5 (older).
     Returns:
       The backbone with its weights, or None for "none".
     Raises:
@@ -42,35 +42,38 @@ def pretrained(backbone: Backbone, choice: str) -> keras.Model | None:
     """
     if choice == "none":
         return None
-    path = _fetch(backbone) if choice == "imagenet" else pathlib.Path(choice)
-    if not path.is_file():
-        raise InputError(f"--backbone-weights {choice}: no such file; name one, or use imagenet or none")
     encoder = backbone.application(include_top=False, weights=None)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras 3.15 warns about each layer of a file from an older Keras 3
-            encoder.load_weights(path)
-    except Exception as error:  # HDF5 and Keras raise half a dozen kinds
-        raise InputError(
-            f"--backbone-weights {choice}: {path} is damaged or holds other weights than "
-            f"{backbone.application.__name__}'s without the classifier; name another file, or use none"
-        ) from error
+    if choice != "imagenet":
+        _load(encoder, pathlib.Path(choice), f"--backbone-weights {choice}", "name another file, or use none")
+        return encoder
+
+    path, url = ROOT / "weights" / backbone.file, f"{backbone.url}/{backbone.file}"
+    by_hand = f"put {url} into {path.parent} by hand, or use --backbone-weights none, which works offline"
+    if path.exists():
+        _load(encoder, path, "--backbone-weights imagenet", "remove it to have it downloaded again")
+    else:
+        try:
+            with replacing(path) as temporary:  # what is not the right file never gets its name
+                download(url, temporary)
+                _load(encoder, temporary, "--backbone-weights imagenet: what came", by_hand)
+        except OSError as error:
+            reason = in_one_line(error)
+            raise InputError(f"--backbone-weights imagenet: the download failed ({reason}); {by_hand}") from error
     return encoder
 
 
-def _fetch(backbone: Backbone) -> pathlib.Path:
-    path, url = ROOT / "weights" / backbone.file, f"{backbone.url}/{backbone.file}"
-    if not path.exists():
-        try:
-            with replacing(path) as temporary:
-                keras.utils.get_file(temporary.name, url, cache_dir=ROOT, cache_subdir=path.parent.name)
-        except Exception as error:
-            reason = in_one_line(error).rpartition(" -- ")[2]  # Keras repeats the URL before it
-            raise InputError(
-                f"--backbone-weights imagenet: cannot download {url} ({reason}); put that file into "
-                f"{path.parent} by hand, or use --backbone-weights none, which works offline"
-            ) from error
-    return path
+def _load(encoder: keras.Model, path: pathlib.Path, what: str, advice: str) -> None:
+    try:
+        with path.open("rb"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras 3.15 warns about each layer of a file from an older Keras 3
+            encoder.load_weights(path)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{what}: cannot read {path} ({error.strerror}); {advice}") from error
+    except Exception as error:  # HDF5 and Keras raise half a dozen kinds
+        raise InputError(
+            f"{what}: {path} is damaged, has another ending than .weights.h5 (Keras 3) or .h5 (older), or holds "
+            f"other weights than those of {encoder.name} without its classifier; {advice}"
+        ) from error
 
 
 def copy_weights(encoder: keras.Model, model: keras.Model) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from common import synthetic
-from common.files import InputError, in_one_line
+from common.files import DOWNLOAD_TIMEOUT, InputError, in_one_line
 
 import numpy as np
 import requests
@@ -24,7 +24,6 @@ SOURCES = ("oxford_iiit_pet", "synthetic")
 CLASS_NAMES = ("pet", "background", "border")  # a trimap's 1, 2, 3, in this order
 VALIDATION_SHARE = 0.1
 SYNTHETIC_COUNTS = {"train": 1600, "test": 400}
-DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 
 
 class Data(NamedTuple):
@@ -273,7 +272,8 @@ def _download(builder) -> None:
     try:
         # tensorflow-datasets itself tries for minutes where there is no network, so ask once for each file first.
         for url in builder.url_infos:
-            requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT).raise_for_status()
+            with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT) as response:
+                response.raise_for_status()
         builder.download_and_prepare()
     except Exception as error:  # network, checksum, archive, disk: all of it ends here
         raise InputError(

@@ -6,6 +6,9 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+import requests
+
+DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, which holds output/ and weights/
 
 
@@ -49,6 +52,20 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
         for made in missing:
             with contextlib.suppress(OSError):
                 made.rmdir()
+
+
+def download(url: str, path: pathlib.Path) -> None:
+    """Downloads a URL into a file.
+
+    Raises:
+      OSError: where the file cannot be written; and, as requests.RequestException, for a refusal, a wrong address, a
+        body that is cut off, or DOWNLOAD_TIMEOUT seconds without a byte.
+    """
+    print(f"downloading {url}", flush=True)
+    with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT) as response, path.open("wb") as file:
+        response.raise_for_status()
+        for block in response.iter_content(2**20):
+            file.write(block)
 
 
 def in_one_line(error: Exception) -> str:

@@ -73,9 +73,10 @@ def parse_flags(
     add("--data", default="oxford_iiit_pet", metavar="NAME", help="oxford_iiit_pet (default) or synthetic")
     add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
     add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
-    add("--epochs", type=_positive(int), default=epochs, metavar="N", help=f"default {epochs}")
+    frozen = "" if fine_tune_epochs is None else "with the encoder frozen, "
+    add("--epochs", type=_positive(int), default=epochs, metavar="N", help=f"{frozen}default {epochs}")
     if fine_tune_epochs is not None:
-        text = f"epochs after those, with the encoder trained too (default {fine_tune_epochs})"
+        text = f"after those, with the encoder trained too, default {fine_tune_epochs}"
         add("--fine-tune-epochs", type=_whole, default=fine_tune_epochs, metavar="N", help=text)
     if pretrained:
         text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
