@@ -8,7 +8,7 @@ Needs:   a GPU with 4 GB, or a CPU: at 128 px, two cores take 1 to 2 minutes an 
          weights are downloaded the first time.
 Run:     python recipes/unet_mobilenetv2.py
              trains on Oxford-IIIT Pet at 256 px
-         python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none --image-size 64 --epochs 2
+         python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none --image-size 64
              is a try without any download
 Expect:  test mean IoU 0.757 after 2 + 8 epochs at 128 px.
 Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015;
