@@ -126,21 +126,17 @@ def _in_memory(examples: tf.data.Dataset) -> tuple[int, Callable]:
       Their number, and a function from indices [B] to images [B, H, W, 3] and labels [B, H, W].
     """
     count = _count(examples)
-    images, labels = (np.empty((count, *spec.shape), np.uint8) for spec in examples.element_spec)
+    arrays = [np.empty((count, *spec.shape), np.uint8) for spec in examples.element_spec]
     read = 0
-    for some_images, some_labels in examples.batch(64).as_numpy_iterator():
-        images[read : read + len(some_images)] = some_images
-        labels[read : read + len(some_images)] = some_labels
-        read += len(some_images)
-
-    def take(indices):
-        chosen = tf.numpy_function(lambda i: (images[i], labels[i]), [indices], [tf.uint8, tf.uint8])
-        return tuple(
-            tf.ensure_shape(part, (indices.shape[0], *spec.shape))
-            for part, spec in zip(chosen, examples.element_spec, strict=True)
-        )
-
-    return count, take
+    for batch in examples.batch(64).as_numpy_iterator():
+        for array, part in zip(arrays, batch, strict=True):
+            array[read : read + len(part)] = part
+        read += len(batch[0])
+    tensors = []
+    with tf.device("CPU"):  # where the pipeline runs, also beside a GPU
+        while arrays:  # one after the other, for each is copied once more on its way
+            tensors.append(tf.constant(arrays.pop(0)))
+    return count, lambda indices: tuple(tf.gather(tensor, indices) for tensor in tensors)
 
 
 def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
