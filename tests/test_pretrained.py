@@ -52,7 +52,7 @@ def test_the_model_prepares_pixels_as_the_backbone_expects(name):
 def one_step(model):
     images, labels = (np.stack(part) for part in zip(*(synthetic.draw(i, image_size=64) for i in (0, 1)), strict=True))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-2), loss, jit_compile=False)
+    model.compile(keras.optimizers.Adam(1e-2), loss, run_eagerly=True)  # one step is not worth a graph
     model.fit(images, labels, batch_size=2, verbose=0)
 
 
