@@ -5,6 +5,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import requests
 
@@ -70,4 +71,6 @@ def download(url: str, path: pathlib.Path) -> None:
 
 def in_one_line(error: Exception) -> str:
     """What an error says, fit to be part of a line."""
+    if isinstance(error, requests.ConnectionError | requests.Timeout) and error.request is not None:
+        return f"no connection to {urlsplit(error.request.url).hostname}, or no answer for {DOWNLOAD_TIMEOUT} s"
     return " ".join(str(error).split())[:300] or type(error).__name__
