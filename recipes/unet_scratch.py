@@ -6,9 +6,9 @@ doubles it back, and skip connections hand the fine detail across.
 
 Needs:   a GPU with 4 GB, or a CPU and patience: at 128 px, two cores take 2 minutes an epoch. 800 MB of photos are
          downloaded the first time.
-Expect:  test mean IoU 0.65 after 10 epochs at 128 px.
 Run:     python recipes/unet_scratch.py                     train on Oxford-IIIT Pet at 256 px
          python recipes/unet_scratch.py --data synthetic    a try without any download
+Expect:  test mean IoU 0.65 after 10 epochs at 128 px.
 Papers:  Ronneberger, Fischer, Brox: U-Net, MICCAI 2015 (skip connections);
          Isola et al.: pix2pix, CVPR 2017, appendix 6.1.1 (this encoder and decoder).
 """

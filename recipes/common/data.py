@@ -21,7 +21,6 @@ import requests
 import tensorflow as tf
 
 SOURCES = ("oxford_iiit_pet", "synthetic")
-CLASS_NAMES = ("pet", "background", "border")  # a trimap's 1, 2, 3, in this order
 VALIDATION_SHARE = 0.1
 SYNTHETIC_COUNTS = {"train": 1600, "test": 400}
 
@@ -252,9 +251,9 @@ def _oxford_iiit_pet(data_dir: str | None) -> Source:
     def decode(example):
         image = features["image"].decode_example(example["image"])
         trimap = features["segmentation_mask"].decode_example(example["segmentation_mask"])
-        return image, trimap - 1
+        return image, trimap - 1  # 1 = pet, 2 = background, 3 = border, the order of the drawn pets' classes
 
-    return Source(CLASS_NAMES, train, test, decode)
+    return Source(synthetic.CLASS_NAMES, train, test, decode)
 
 
 def _download(builder) -> None:

@@ -118,10 +118,9 @@ def _whole(text: str) -> int:
 def _image_size(text: str) -> int:
     size = int(_positive(int)(text))
     if size % SIZE_STEP:
-        near = max(SIZE_STEP, size // SIZE_STEP * SIZE_STEP)
-        raise argparse.ArgumentTypeError(
-            f"{size} is not a multiple of {SIZE_STEP}; use {near} or {size // SIZE_STEP * SIZE_STEP + SIZE_STEP}"
-        )
+        below = size // SIZE_STEP * SIZE_STEP
+        near = " or ".join(str(multiple) for multiple in (below, below + SIZE_STEP) if multiple)
+        raise argparse.ArgumentTypeError(f"{size} is not a multiple of {SIZE_STEP}; use {near}")
     return size
 
 
@@ -281,16 +280,16 @@ def _mosaics(args: argparse.Namespace, data: Data, examples: list[masks.Example]
 
 def _print_table(metrics: dict, pictures: list[pathlib.Path], weights: pathlib.Path) -> None:
     test, train = metrics["test"], metrics["train"]
-    percent = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
+    fraction = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
     names = list(test["iou"])
     print(f"\n{'test, ' + str(test['images']) + ' images':<22}" + "".join(f"{name:>12}" for name in [*names, "mean"]))
     for title, key in (("IoU", "iou"), ("Dice", "dice")):
         values = [value for value in test[key].values() if value is not None]
         cells = [*test[key].values(), sum(values) / len(values)]
-        print(f"{title:<22}" + "".join(f"{percent(cell):>12}" for cell in cells))
-    print(f"{'pixel accuracy':<22}{percent(test['pixel_accuracy']):>12}")
+        print(f"{title:<22}" + "".join(f"{fraction(cell):>12}" for cell in cells))
+    print(f"{'pixel accuracy':<22}{fraction(test['pixel_accuracy']):>12}")
     if "pet_iou_binary" in test:
-        print(f"{'pet IoU with border':<22}{percent(test['pet_iou_binary']):>12}")
+        print(f"{'pet IoU with border':<22}{fraction(test['pet_iou_binary']):>12}")
     print(
         f"{'training':<22}{train['epochs']} epochs, {train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s"
     )
