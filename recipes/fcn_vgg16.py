@@ -15,7 +15,7 @@ Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Seg
          Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015.
 """
 
-from common import backbones, data, runs, scores
+from common import backbones, data, flags, runs, scores
 
 import keras
 import numpy as np
@@ -83,7 +83,7 @@ def bilinear_kernel(factor: int, num_classes: int) -> np.ndarray:
 
 
 def main() -> None:
-    args = runs.parse_flags(
+    args = flags.training(
         "fcn_vgg16", __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, pretrained=True
     )
     device = runs.prepare(args)

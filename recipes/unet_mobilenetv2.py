@@ -15,7 +15,7 @@ Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedica
          Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
 """
 
-from common import backbones, data, runs, scores
+from common import backbones, data, flags, runs, scores
 
 import keras
 from keras import layers
@@ -74,7 +74,7 @@ def set_trained_part(model: keras.Model, part: str) -> None:
 
 
 def main() -> None:
-    args = runs.parse_flags(
+    args = flags.training(
         "unet_mobilenetv2",
         __doc__,
         epochs=EPOCHS,

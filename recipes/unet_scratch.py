@@ -13,7 +13,7 @@ Papers:  Ronneberger, Fischer, Brox: U-Net, MICCAI 2015 (skip connections);
          Isola et al.: pix2pix, CVPR 2017, appendix 6.1.1 (this encoder and decoder).
 """
 
-from common import data, runs, scores
+from common import data, flags, runs, scores
 
 import keras
 from keras import layers
@@ -71,7 +71,7 @@ def build_model(image_size: int, num_classes: int) -> keras.Model:
 
 
 def main() -> None:
-    args = runs.parse_flags("unet_scratch", __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
+    args = flags.training("unet_scratch", __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
     device = runs.prepare(args)
     pets = data.load(
         args.data, args.image_size, args.batch_size, seed=args.seed, limit=args.limit, data_dir=args.data_dir

@@ -3,11 +3,13 @@
 import contextlib
 import os
 import pathlib
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 import requests
+from tqdm import tqdm
 
 DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, which holds output/ and weights/
@@ -15,6 +17,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, whic
 
 class InputError(Exception):
     """Something a person can put right: a wrong flag, file or folder. Its text says what is wrong and what to do."""
+
+
+def tell(mistake: str) -> None:
+    """Says on stderr, in one line, what is wrong; a progress bar that is on the screen stays whole."""
+    tqdm.write(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(mistake.split())}", file=sys.stderr)
+
+
+def shown(path: pathlib.Path) -> pathlib.Path:
+    """A path as a person would type it: from the working directory where it lies below that."""
+    path = path.resolve()
+    return path.relative_to(pathlib.Path.cwd()) if path.is_relative_to(pathlib.Path.cwd()) else path
 
 
 @contextlib.contextmanager
@@ -30,6 +43,18 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows of cells in columns of even width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def check_writable(folder: pathlib.Path, flag: str) -> None:
@@ -65,8 +90,11 @@ def download(url: str, path: pathlib.Path) -> None:
     print(f"downloading {url}", flush=True)
     with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT) as response, path.open("wb") as file:
         response.raise_for_status()
-        for block in response.iter_content(2**20):
-            file.write(block)
+        size = int(response.headers.get("Content-Length", 0)) or None
+        with tqdm(total=size, unit="B", unit_scale=True, disable=None, file=sys.stdout) as bar:  # on a terminal only
+            for block in response.iter_content(2**20):
+                file.write(block)
+                bar.update(len(block))
 
 
 def in_one_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ import json
 import pathlib
 from types import SimpleNamespace
 
-from common.files import replacing
+from common.files import replacing, write_text
 
 import matplotlib.pyplot as plt
 from tensorflow_docs.plots import HistoryPlotter
@@ -58,8 +58,7 @@ def comparison(folder: pathlib.Path) -> list[pathlib.Path]:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
         _save(figure, folder / "comparison.png")
-    with replacing(folder / "comparison.md") as temporary:
-        temporary.write_text(_table(metrics))
+    write_text(folder / "comparison.md", _table(metrics))
     return [folder / "comparison.png", folder / "comparison.md"]
 
 

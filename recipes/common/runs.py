@@ -1,4 +1,4 @@
-"""What surrounds the training in each recipe: flags, device and precision, saved files, the words at start and end."""
+"""What surrounds the training in each recipe: device and precision, saved files, the words at start and end."""
 
 import argparse
 import csv
@@ -14,114 +14,24 @@ from typing import NamedTuple
 
 from common import masks, plots, scores
 from common.data import Data
-from common.files import ROOT, InputError, check_writable, replacing
+from common.files import ROOT, InputError, replacing, shown, tell, write_text
 
 import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
 
-PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
-SIZE_STEP = 32  # image sizes are multiples of it, so that every encoder halves them evenly
-LARGEST = 2**31  # what TensorFlow counts with
 MOSAIC_IMAGES = 64  # the first so many test images are the sample from which the mosaics choose
 MOSAIC_ROWS = 4
 
 
-def start(main: Callable[[], None]) -> None:
-    """Runs a recipe's main(); an InputError becomes one line on stderr and exit status 2."""
+def start(main: Callable[[], int | None]) -> None:
+    """Runs a recipe's main(), which gives the exit status; an InputError becomes one line on stderr and status 2."""
     try:
-        main()
+        sys.exit(main())
     except InputError as error:
-        print(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        tell(str(error))
         sys.exit(2)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message.removeprefix('argument ')} (--help lists the flags)")
-
-
-def parse_flags(
-    recipe: str,
-    doc: str,
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    pretrained: bool = False,
-    fine_tune_epochs: int | None = None,
-) -> argparse.Namespace:
-    """Reads the command line that all training recipes share.
-
-    Args:
-      recipe: the recipe's name, which names its output folder and its weights.
-      doc: the recipe's docstring, shown by --help.
-      epochs, batch_size, learning_rate, fine_tune_epochs: the recipe's defaults. Only a recipe that gives
-        fine_tune_epochs has the flag.
-      pretrained: whether the recipe has a pretrained part, and so the flag --backbone-weights.
-    Returns:
-      A namespace of all flags, plus `recipe`, and `weights`: the path where the trained model goes. That is
-      weights/RECIPE.keras, or the output folder where --output names another one, so that a trial run does
-      not replace the model of a real one.
-    Raises:
-      InputError: for a wrong flag or a folder that cannot be written to.
-    """
-    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
-    output = ROOT / "output" / recipe
-    add("--data", default="oxford_iiit_pet", metavar="NAME", help="oxford_iiit_pet (default) or synthetic")
-    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
-    add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
-    frozen = "" if fine_tune_epochs is None else "with the encoder frozen, "
-    add("--epochs", type=_positive(int), default=epochs, metavar="N", help=f"{frozen}default {epochs}")
-    if fine_tune_epochs is not None:
-        text = f"after those, with the encoder trained too, default {fine_tune_epochs}"
-        add("--fine-tune-epochs", type=_whole, default=fine_tune_epochs, metavar="N", help=text)
-    if pretrained:
-        text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
-        add("--backbone-weights", default="imagenet", metavar="W", help=text)
-    add("--batch-size", type=_positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
-    add("--learning-rate", type=_positive(float), default=learning_rate, metavar="X", help=f"default {learning_rate}")
-    add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest the device is good at")
-    add("--limit", type=_positive(int), metavar="N", help="use at most N images of each split, for a quick try")
-    add("--seed", type=_whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
-    add("--output", type=pathlib.Path, default=output, metavar="DIR", help=f"default output/{recipe}")
-    args = parser.parse_args()
-    args.recipe, args.output = recipe, args.output.resolve()
-    args.weights = (ROOT / "weights" if args.output == output else args.output) / f"{recipe}.keras"
-    check_writable(args.output, "--output")
-    check_writable(args.weights.parent, "weights folder")
-    return args
-
-
-def _positive(kind: type) -> Callable[[str], float]:
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not 0 < value < LARGEST:
-            wanted = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text} is not a {wanted} above zero and below {LARGEST}")
-        return value
-
-    return parse
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) >= LARGEST:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {LARGEST - 1}")
-    return int(text)
-
-
-def _image_size(text: str) -> int:
-    size = int(_positive(int)(text))
-    if size % SIZE_STEP:
-        below = size // SIZE_STEP * SIZE_STEP
-        near = " or ".join(str(multiple) for multiple in (below, below + SIZE_STEP) if multiple)
-        raise argparse.ArgumentTypeError(f"{size} is not a multiple of {SIZE_STEP}; use {near}")
-    return size
 
 
 class Device(NamedTuple):
@@ -134,21 +44,29 @@ class Device(NamedTuple):
 def prepare(args: argparse.Namespace) -> Device:
     """Seeds everything, sets up the device, and sets Keras' precision for the models built from here on."""
     keras.utils.set_random_seed(args.seed)
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)  # leaves the rest of its memory to others
-    precision = _best_precision(details) if args.precision == "auto" else args.precision
+    gpus = gpu_details()
+    precision = _best_precision(gpus) if args.precision == "auto" else args.precision
     keras.config.set_dtype_policy(precision)
-    names = [detail.get("device_name", "GPU") for detail in details]
     # XLA makes a GPU faster, but on a CPU it does without oneDNN's convolutions and takes four times as long.
-    return Device(f"{', '.join(names) or f'CPU ({os.cpu_count()} cores)'} | {precision}", jit_compile=bool(gpus))
+    return Device(f"{device_name(gpus)} | {precision}", jit_compile=bool(gpus))
 
 
-def _best_precision(gpu_details: list[dict]) -> str:
+def gpu_details() -> list[dict]:
+    """What TensorFlow knows of each GPU. It is told to take only the memory that it needs of them."""
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+
+
+def device_name(gpus: list[dict]) -> str:
+    return ", ".join(gpu.get("device_name", "GPU") for gpu in gpus) or f"CPU ({os.cpu_count()} cores)"
+
+
+def _best_precision(gpus: list[dict]) -> str:
     """The fastest precision the device is good at. Weights and their updates stay float32 in all of them."""
-    if gpu_details:
-        tensor_cores = all(gpu.get("compute_capability", (0, 0)) >= (7, 0) for gpu in gpu_details)
+    if gpus:
+        tensor_cores = all(gpu.get("compute_capability", (0, 0)) >= (7, 0) for gpu in gpus)
         return "mixed_float16" if tensor_cores else "float32"
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     return "mixed_bfloat16" if cpuinfo.exists() and "bf16" in cpuinfo.read_text() else "float32"
@@ -237,8 +155,7 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
             **{library.__name__: library.__version__ for library in (tf, keras, np, matplotlib)},
         },
     }
-    with replacing(args.output / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_text(args.output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     pictures = _mosaics(args, data, examples) + plots.curves(args.output)
     if args.output.parent == ROOT / "output":
         pictures += plots.comparison(args.output.parent)
@@ -293,12 +210,6 @@ def _print_table(metrics: dict, pictures: list[pathlib.Path], weights: pathlib.P
     print(
         f"{'training':<22}{train['epochs']} epochs, {train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s"
     )
-    print(f"{'model':<22}{_shown(weights)}")
+    print(f"{'model':<22}{shown(weights)}")
     for number, picture in enumerate(pictures):
-        print(f"{'open these' if number == 0 else '':<22}{_shown(picture)}")
-
-
-def _shown(path: pathlib.Path) -> pathlib.Path:
-    """A path as a person would type it: from the working directory where it lies below that."""
-    path = path.resolve()
-    return path.relative_to(pathlib.Path.cwd()) if path.is_relative_to(pathlib.Path.cwd()) else path
+        print(f"{'open these' if number == 0 else '':<22}{shown(picture)}")

@@ -1,0 +1,175 @@
+"""Instances that a detector found in a photo: their names, the picture of them, and COCO's results format."""
+
+import colorsys
+import itertools
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from common.files import InputError
+
+import cv2
+import numpy as np
+from official.vision.utils.object_detection import visualization_utils
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_masks
+
+OPACITY = 0.45  # of the tint
+
+
+class Instance(NamedTuple):
+    """One object in a photo."""
+
+    category_id: int
+    name: str
+    score: float  # 0..1
+    box: tuple[float, float, float, float]  # ymin, xmin, ymax, xmax as fractions of the photo's height and width
+    mask: np.ndarray  # bool [h, w], the part of the photo around the object
+    top: int  # of that part in the photo, pixels
+    left: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Where `mask` lies in the photo: photo[instance.window] is as large as it."""
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+def read_label_map(path: pathlib.Path) -> dict[int, str]:
+    """Reads a label map of TensorFlow's object detection API (.pbtxt): class id to display name, or name.
+
+    Raises:
+      InputError: for a file that cannot be read, or has no item with an id and a name.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise InputError(f"--labels {path}: cannot be read ({reason})") from error
+    text = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
+    names = {}
+    for item in re.findall(r"item\s*\{([^}]*)\}", text):
+        fields = {key: a or b or c for key, a, b, c in re.findall(r"(\w+)\s*:\s*(?:\"(.*?)\"|'(.*?)'|(\d+))", item)}
+        if "id" in fields and (name := fields.get("display_name") or fields.get("name")):
+            names[int(fields["id"])] = name
+    if not names:
+        raise InputError(f'--labels {path}: no line like item {{ id: 1 display_name: "person" }} in it')
+    return names
+
+
+def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.ndarray:
+    """Numbers the pixels of a photo by instance: uint16 [H, W], 0 = nothing, k = the k-th, the first one on top."""
+    numbers = np.zeros(shape, np.uint16)
+    for number, instance in reversed(list(enumerate(instances, 1))):
+        numbers[instance.window][instance.mask] = number
+    return numbers
+
+
+def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
+    """Draws what was found over a photo: a tint with its outline, a box, the name and the score; one colour each.
+
+    Args and returns: RGB, uint8 [H, W, 3]. Lines and letters grow with the photo.
+    """
+    picture = photo.copy()
+    numbers = instance_map(photo.shape[:2], instances)
+    line = max(2, round(min(photo.shape[:2]) / 250))
+    strokes = lambda color: ((line + 1 + line // 4, (0, 0, 0)), (line, color))  # noqa: E731  a dark edge, for light photos
+    colored = list(enumerate(zip(instances, map(_color, range(len(instances))), strict=True), 1))
+    for number, (instance, color) in colored:
+        part, visible = picture[instance.window], numbers[instance.window] == number
+        part[visible] = (part[visible] * np.float32(1 - OPACITY) + np.float32(OPACITY) * np.float32(color)).astype(
+            np.uint8
+        )
+    for _, (instance, color) in reversed(colored):  # the surest comes last, on top
+        outlines, _ = cv2.findContours(instance.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        part = picture[instance.window]
+        for thickness, ink in strokes(color):
+            cv2.drawContours(part, outlines, -1, ink, thickness, cv2.LINE_AA)
+
+    image = Image.fromarray(picture)
+    for _, (instance, color) in reversed(colored):
+        for thickness, ink in strokes(color):
+            visualization_utils.draw_bounding_box_on_image(image, *instance.box, color=ink, thickness=thickness)
+    font = ImageFont.load_default(max(12, round(min(photo.shape[:2]) / 36)))
+    plates = []
+    for _, (instance, color) in colored:
+        plates.append(_label(image, instance, color, font, plates))
+    return np.asarray(image)
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    """Bright colours; by the golden ratio, no two neighbours are alike."""
+    red, green, blue = colorsys.hsv_to_rgb(0.08 + index * 0.618034, (0.75, 0.45)[index // 8 % 2], 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _label(
+    image: Image.Image, instance: Instance, color: tuple, font: ImageFont.FreeTypeFont, plates: Sequence[tuple]
+) -> tuple[int, int, int, int]:
+    """Writes name and score on a plate at the box, if possible where none of the `plates` lies; returns its place.
+
+    visualization_utils writes them 10 pixels high however large the photo is, and under the box, outside of the
+    picture, where the box begins at the top.
+    """
+    draw = ImageDraw.Draw(image)
+    text = f"{instance.name} {instance.score:.0%}"
+    margin = font.size // 5
+    width, height = round(draw.textlength(text, font)) + 2 * margin, font.size + 2 * margin
+    box = np.array(instance.box) * (image.height, image.width, image.height, image.width)
+    places = []
+    for top in (box[0] - height, box[0], box[2], box[0] - 2 * height, box[2] - height):  # above, inside, below, ...
+        top = max(0, min(round(top), image.height - height))
+        left = max(0, min(round(box[1]), image.width - width))
+        places.append((left, top, left + width, top + height))
+    place = next((place for place in places if not any(_overlap(place, plate) for plate in plates)), places[0])
+    draw.rectangle(place, fill=color)
+    ink = "black" if np.dot(color, (0.299, 0.587, 0.114)) > 110 else "white"
+    draw.text((place[0] + margin, place[1] + height / 2), text, fill=ink, font=font, anchor="lm")
+    return place
+
+
+def _overlap(one: tuple, other: tuple) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def image_ids(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, int]:
+    """A number for each photo, as COCO's formats want it: what it is called, if that is a number, else a free one."""
+    named = {path: int(path.stem) for path in paths if path.stem.isdecimal()}
+    free = itertools.filterfalse(set(named.values()).__contains__, itertools.count(1))
+    ids, used = {}, set()
+    for path in paths:
+        number = named.get(path)
+        ids[path] = next(free) if number is None or number in used else number
+        used.add(number)
+    return ids
+
+
+def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id: int, file_name: str) -> list[dict]:
+    """The instances of a photo of size (H, W) in COCO's results format, as pycocotools' `COCO.loadRes` reads it.
+
+    Source of the format: https://cocodataset.org/#format-results.
+
+    Beside what the format asks for, "file_name" says which photo it was and "instance" the number in its map.
+    """
+    height, width = size
+    results = []
+    frame = np.zeros((height, width), np.uint8, order="F")  # column by column, as the encoding goes
+    for number, instance in enumerate(instances, 1):
+        frame[instance.window] = instance.mask
+        encoded = coco_masks.encode(frame)
+        frame[instance.window] = 0
+        ymin, xmin, ymax, xmax = (min(max(edge, 0.0), 1.0) for edge in instance.box)
+        box = (xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height)
+        results.append(
+            {
+                "image_id": image_id,
+                "category_id": instance.category_id,
+                "bbox": [round(value, 2) for value in box],
+                "score": round(instance.score, 5),
+                "segmentation": {"size": [height, width], "counts": encoded["counts"].decode("ascii")},
+                "file_name": file_name,
+                "instance": number,
+            }
+        )
+    return results

@@ -1,0 +1,106 @@
+"""SavedModels from TensorFlow Hub, Kaggle or an archive: fetched once, kept under weights/, loaded."""
+
+import pathlib
+import re
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from common.files import ROOT, InputError, download, in_one_line
+
+import tensorflow_hub as hub
+
+ARCHIVES = (".tar.gz", ".tgz")
+
+
+def load(handles: Sequence[str]):
+    """Loads the first SavedModel that can be had; those that were downloaded before come first.
+
+    Args:
+      handles: each the URL of a model on TensorFlow Hub or Kaggle, a folder with a SavedModel, or a .tar.gz with
+        one, as a file or a URL. What is downloaded is kept under weights/.
+    Returns:
+      What `tf.saved_model.load` gives.
+    Raises:
+      InputError: where none can be had; it lists why.
+    """
+    reasons = []
+    for handle in sorted(handles, key=lambda handle: not (_is_url(handle) and _kept(handle).exists())):
+        try:
+            return _load(handle)
+        except InputError as error:
+            reasons.append(str(error))
+            if handle is not handles[-1]:
+                print(reasons[-1], flush=True)
+    raise InputError("; ".join(reasons))
+
+
+def _load(handle: str):
+    with tempfile.TemporaryDirectory() as unpacked:
+        folder = pathlib.Path(handle)
+        if _is_url(handle):
+            folder = _fetch(handle)
+        elif folder.is_file():
+            _unpack(folder, pathlib.Path(unpacked), handle)
+            folder = pathlib.Path(unpacked)
+        elif not folder.is_dir():
+            raise InputError(f"{handle}: no such file or folder")
+        saved_model = _saved_model(folder, handle)
+        try:
+            return hub.load(str(saved_model))  # reads all of it, so that what was unpacked for it may go
+        except Exception as error:  # protobuf, TensorFlow and the file system raise many kinds
+            raise InputError(f"{handle}: its SavedModel cannot be loaded ({in_one_line(error)})") from error
+
+
+def _is_url(handle: str) -> bool:
+    return handle.startswith(("http://", "https://"))
+
+
+def _kept(url: str) -> pathlib.Path:
+    """Where a downloaded model is kept: a folder whose name says where it is from."""
+    return ROOT / "weights" / re.sub(r"[^\w.-]+", "_", url.split("://")[1]).strip("_").removesuffix(".tar.gz")
+
+
+def _fetch(url: str) -> pathlib.Path:
+    """Downloads and unpacks a model, unless it is there already. Only a whole one gets its name."""
+    folder = _kept(url)
+    if folder.exists():
+        return folder
+    address = url
+    if not urlsplit(url).path.endswith(ARCHIVES):  # a handle: this is how TensorFlow Hub gives out the files
+        address += ("&" if urlsplit(url).query else "?") + "tf-hub-format=compressed"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as temporary:
+            archive, unpacked = pathlib.Path(temporary, "archive"), pathlib.Path(temporary, "unpacked")
+            download(address, archive)
+            _unpack(archive, unpacked, address)
+            _saved_model(unpacked, address)
+            unpacked.rename(folder)
+    except OSError as error:
+        raise InputError(f"{url}: the download failed ({in_one_line(error)})") from error
+    return folder
+
+
+def _unpack(archive: pathlib.Path, folder: pathlib.Path, origin: str) -> None:
+    def plain(member, _):
+        path = pathlib.PurePosixPath(member.name)
+        if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
+            raise InputError(f"{origin}: not unpacked, for {member.name} is a link or leads out of the archive")
+        return tarfile.data_filter(member, folder)
+
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter=plain)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise InputError(f"{origin}: not a whole .tar.gz archive ({in_one_line(error)})") from error
+
+
+def _saved_model(folder: pathlib.Path, origin: str) -> pathlib.Path:
+    """The folder of saved_model.pb: the given one or, as in the archives of the model zoo, one below it."""
+    found = sorted(folder.rglob("saved_model.pb"), key=lambda path: len(path.parts))
+    if not found:
+        raise InputError(f"{origin}: no SavedModel in it (a file saved_model.pb and a folder variables)")
+    return found[0].parent

@@ -1,0 +1,360 @@
+"""Mask R-CNN from the command line, with detectors that know the truth: files out, scores, mistakes told."""
+
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import tarfile
+
+from common import instances, photos, saved_models
+
+import detectors
+import mask_rcnn_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT
+from PIL import Image
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+NO_PROXY = "http://127.0.0.1:9"  # nobody answers there
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A folder of drawn scenes, what is in them, and a SavedModel that knows it."""
+    folder = tmp_path_factory.mktemp("drawn")
+    scenes = detectors.drawn_scenes(folder / "photos")
+    return folder / "photos", scenes, detectors.save(folder / "model", scenes)
+
+
+def pack(archive, model, below="."):
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(model, below)
+    return archive
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """An empty project folder for what is downloaded."""
+    monkeypatch.setattr(saved_models, "ROOT", tmp_path / "project")
+    return tmp_path / "project" / "weights"
+
+
+def segm_ap(truth: COCO, results: pathlib.Path) -> float:
+    evaluation = COCOeval(truth, truth.loadRes(str(results)), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[0]
+
+
+def coco_scenes(truth: COCO, folder):
+    """The ground truth of COCO's photos as what a detector finds."""
+    scenes = {}
+    for image in truth.imgs.values():
+        height, width = image["height"], image["width"]
+        things = []
+        for annotation in truth.imgToAnns[image["id"]]:
+            x, y, w, h = annotation["bbox"]
+            box = (y / height, x / width, (y + h) / height, (x + w) / width)
+            mask = truth.annToMask(annotation).astype(bool)
+            if not annotation["iscrowd"]:
+                things.append(detectors.Thing(annotation["category_id"], box, mask))
+        scenes[folder / image["file_name"]] = things
+    return scenes
+
+
+def test_the_truth_of_coco_comes_out_again(command_line, shared, weights, http_server, tmp_path):
+    """As a folder, as an archive of the model zoo, and as TensorFlow Hub gives it out."""
+    truth = COCO(shared / "coco" / "instances.json")
+    folder = shared / "coco" / "images"
+    model = detectors.save(tmp_path / "model", coco_scenes(truth, folder))
+    served, server = http_server
+    (served / "mask_rcnn").mkdir()
+    pack(served / "mask_rcnn" / "1", model)
+    handles = (
+        model,
+        pack(tmp_path / "zoo.tar.gz", model, "mask_rcnn_coco17/saved_model"),
+        f"http://127.0.0.1:{server.server_port}/mask_rcnn/1",
+    )
+    for number, handle in enumerate(handles):
+        output = tmp_path / f"output {number}"
+        status, out, err = command_line(mask_rcnn_hub, folder, "--model", handle, "--output", output)
+        assert (status, err) == (0, "")
+        assert "000000416256.jpg  500 x 375  2 keyboard, 1 cat" in out
+        assert segm_ap(truth, output / "detections.json") >= 0.97
+
+
+def test_drawn_scenes(command_line, drawn, tmp_path):
+    folder, scenes, model = drawn
+    output = tmp_path / "output"
+    status, out, err = command_line(mask_rcnn_hub, folder, "--model", model, "--output", output)
+    assert (status, err) == (0, "")
+    assert out.count("1 cat, 1 dog, 1 bench") == len(scenes) and "640 x 427" in out
+
+    names = {f"{path.stem}_{kind}.png" for path in scenes for kind in ("overlay", "instances")}
+    assert {path.name for path in output.iterdir()} == {*names, "detections.json"}
+    results = json.loads((output / "detections.json").read_text())
+    annotations = []
+    for path, things in scenes.items():
+        photo = photos.read(path)
+        overlay = np.asarray(Image.open(output / f"{path.stem}_overlay.png"))
+        assert overlay.shape == photo.shape and (overlay != photo).any()
+        numbers = Image.open(output / f"{path.stem}_instances.png")
+        assert numbers.mode == "I;16" and numbers.size == (640, 427)
+        numbers = np.asarray(numbers)
+        assert set(np.unique(numbers)) == {0, 1, 2, 3}
+        found = [result for result in results if result["file_name"] == str(path)]
+        assert [result["instance"] for result in found] == [1, 2, 3]
+        for number, (thing, result) in enumerate(zip(things, found, strict=True), 1):
+            same = (numbers == number) & thing.mask
+            assert same.sum() / ((numbers == number) | thing.mask).sum() > 0.9
+            assert (result["category_id"], result["score"]) == (thing.category, pytest.approx(thing.score, abs=1e-4))
+            ymin, xmin, ymax, xmax = np.multiply(thing.box, (427, 640, 427, 640))
+            assert result["bbox"] == pytest.approx([xmin, ymin, xmax - xmin, ymax - ymin], abs=0.01)
+            np.testing.assert_array_equal(coco_masks.decode(result["segmentation"]), numbers == number)
+            encoded = coco_masks.encode(np.asfortranarray(thing.mask.astype(np.uint8)))
+            annotation = {"id": len(annotations) + 1, "image_id": int(path.stem), "category_id": thing.category}
+            annotation |= {"bbox": result["bbox"], "area": int(thing.mask.sum()), "iscrowd": 0}
+            annotations.append({**annotation, "segmentation": encoded})
+    truth = COCO()
+    images = [{"id": int(path.stem), "width": 640, "height": 427} for path in scenes]
+    categories = [{"id": category} for category in (15, 17, 18)]
+    truth.dataset = {"images": images, "annotations": annotations, "categories": categories}
+    truth.createIndex()
+    assert segm_ap(truth, output / "detections.json") >= 0.97
+
+
+def test_from_the_terminal(drawn, tmp_path):
+    """A process of its own, in another folder: nothing but what it has to say."""
+    folder, scenes, model = drawn
+    command = [sys.executable, ROOT / "recipes" / "mask_rcnn_hub.py", *scenes, folder / "nowhere.jpg"]
+    command += ["--model", model, "--output", "found"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"mask_rcnn_hub.py: {folder}/nowhere.jpg: no such file or folder\n"
+    assert done.stdout.startswith(f"mask_rcnn_hub | {len(scenes)} photos | ")
+    assert done.stdout.endswith("pictures and detections.json are in found\n")
+    assert (tmp_path / "found" / "detections.json").exists()
+
+
+def test_photos_of_the_project(command_line, drawn, tmp_path):
+    """Without an argument: the photos in resources/photos. The detector knows none of them, which is no mistake."""
+    status, out, err = command_line(mask_rcnn_hub, "--model", drawn[2], "--output", tmp_path)
+    assert (status, err) == (0, "") and out.count("nothing") == 3
+    assert json.loads((tmp_path / "detections.json").read_text()) == []
+    for path in photos.find(mask_rcnn_hub.PHOTOS):
+        np.testing.assert_array_equal(photos.read(tmp_path / f"{path.stem}_overlay.png"), photos.read(path))
+
+
+def test_min_score_max_detections_and_labels(command_line, drawn, tmp_path):
+    _, scenes, model = drawn
+    labels = tmp_path / "labels.pbtxt"
+    labels.write_text(
+        "item {\n  name: '/m/01yrx'\n  id: 17\n  display_name: 'Katze'\n}\nitem { id: 18 name: \"Hund\" }\n"
+    )
+    for flags, found in (
+        (("--min-score", 0.5), "1 Katze, 1 Hund"),
+        (("--min-score", 0), "1 Katze, 1 Hund, 1 class 15"),
+        (("--max-detections", 1), "1 Katze"),
+        (("--min-score", 1), "nothing"),
+    ):
+        flags = (*flags, "--labels", labels, "--model", model, "--output", tmp_path)
+        status, out, _ = command_line(mask_rcnn_hub, next(iter(scenes)), *flags)
+        assert status == 0 and f"640 x 427  {found}  " in out, out
+
+
+def test_photos_of_the_same_name(command_line, drawn, tmp_path):
+    _, scenes, model = drawn
+    copies = []
+    for name, path in zip("abc", scenes, strict=False):
+        copies.append(tmp_path / name / "000000000007.png")
+        copies[-1].parent.mkdir()
+        copies[-1].write_bytes(path.read_bytes())
+    status, _, _ = command_line(mask_rcnn_hub, *copies, "--model", model, "--output", tmp_path / "output")
+    assert status == 0
+    results = json.loads((tmp_path / "output" / "detections.json").read_text())
+    assert {(result["file_name"], result["image_id"]) for result in results} == {
+        (str(copies[0]), 7),
+        (str(copies[1]), 1),
+        (str(copies[2]), 2),
+    }
+    maps = [photos.Image.open(tmp_path / "output" / f"000000000007{end}_instances.png") for end in ("", "-2", "-3")]
+    assert len({one.tobytes() for one in maps}) == 3
+
+
+def test_bad_photos_beside_good_ones(command_line, drawn, tmp_path):
+    folder, scenes, model = drawn
+    (tmp_path / "empty folder").mkdir()
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    whole = next(iter(scenes)).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (14000, 14000)).save(tmp_path / "huge.png")
+    bad = [tmp_path / name for name in ("empty folder", "text.jpg", "empty.jpg", "cut.png", "huge.png", "nowhere")]
+    flags = ("--model", model, "--output", tmp_path / "output")
+    status, out, err = command_line(mask_rcnn_hub, *bad, folder, *flags)
+    assert status == 1 and out.count("1 cat, 1 dog") == len(scenes)
+    assert err.count("\n") == len(bad) and all(f"{path}: " in err for path in bad), err
+
+    status, out, err = command_line(mask_rcnn_hub, *bad, *flags)
+    assert status == 2 and err.count("\n") == len(bad), err
+    status, out, err = command_line(mask_rcnn_hub, bad[0], *flags)  # found out before the model is loaded
+    assert status == 2 and out == "" and err.count("\n") == 1
+
+
+class NoMasks(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
+    def __call__(self, pixels):
+        return {"detection_boxes": tf.zeros((1, 1, 4)), "num_detections": tf.zeros(1)}
+
+
+def test_models_that_cannot_be_used(command_line, drawn, weights, tmp_path):
+    photo = next(iter(drawn[1]))
+    tf.saved_model.save(NoMasks(), str(tmp_path / "boxes"))
+    tf.saved_model.save(tf.Module(), str(tmp_path / "bare"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "saved_model.pb").write_bytes(b"damaged")
+    (tmp_path / "page.tar.gz").write_text("<html>Please log in</html>")
+    whole = pack(tmp_path / "whole.tar.gz", drawn[2]).read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    for name, words in {
+        "nowhere": ["no such file or folder"],
+        "boxes": ["detection_classes, detection_scores, detection_masks", "input of uint8"],
+        "bare": ["serving_default"],
+        "empty": ["no SavedModel in it"],
+        "damaged": ["cannot be loaded"],
+        "page.tar.gz": ["not a whole .tar.gz archive"],
+        "cut.tar.gz": ["not a whole .tar.gz archive"],
+    }.items():
+        status, _, err = command_line(mask_rcnn_hub, photo, "--model", tmp_path / name, "--output", tmp_path / "output")
+        assert status == 2 and err.count("\n") == 1 and f"{tmp_path / name}" in err, err
+        assert all(word in err for word in words), err
+    assert not (tmp_path / "output").exists() and not weights.exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "link"])
+def test_archives_that_reach_out_of_their_folder(command_line, drawn, tmp_path, name):
+    archive = tmp_path / "archive.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        if name == "link":
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+        tar.addfile(member, io.BytesIO())
+    status, _, err = command_line(mask_rcnn_hub, "--model", archive, "--output", tmp_path / "output")
+    assert status == 2 and err.count("\n") == 1 and f"{name} is a link or leads out" in err, err
+
+
+def test_a_downloaded_model_is_kept(command_line, drawn, weights, http_server, tmp_path, monkeypatch):
+    """The first address fails, the second one gives the model; the next time no server is needed."""
+    served, server = http_server
+    pack(served / "zoo.tar.gz", drawn[2], "zoo/saved_model")
+    site = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(mask_rcnn_hub, "MODELS", (f"{site}/handle/1", f"{site}/zoo.tar.gz"))
+    photo = next(iter(drawn[1]))
+    status, out, err = command_line(mask_rcnn_hub, photo, "--output", tmp_path / "output")
+    assert (status, err) == (0, "")
+    assert f"downloading {site}/handle/1?tf-hub-format=compressed" in out and f"downloading {site}/zoo.tar.gz" in out
+    assert "404" in out and "1 cat" in out
+
+    server.shutdown()
+    server.server_close()
+    status, out, err = command_line(mask_rcnn_hub, photo, "--output", tmp_path / "output")
+    assert (status, err) == (0, "") and "downloading" not in out and "1 cat" in out
+    assert len(list(weights.iterdir())) == 1
+
+
+def test_no_model_to_be_had(command_line, drawn, weights, tmp_path, monkeypatch):
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, NO_PROXY)
+    status, out, err = command_line(mask_rcnn_hub, next(iter(drawn[1])), "--output", tmp_path / "output")
+    assert status == 2 and err.count("\n") == 1, err
+    assert [line.split()[0] for line in out.splitlines()].count("downloading") == 2
+    for words in (*mask_rcnn_hub.MODELS, "tfhub.dev, or no answer", "by hand", "--model FILE.tar.gz"):
+        assert words in err
+    assert list(weights.iterdir()) == [] and not (tmp_path / "output").exists()
+
+
+def test_a_page_instead_of_a_model(command_line, weights, http_server, tmp_path):
+    served, server = http_server
+    (served / "1").write_text("<html>Please log in</html>")
+    handle = f"http://127.0.0.1:{server.server_port}/1"
+    status, _, err = command_line(mask_rcnn_hub, "--model", handle, "--output", tmp_path / "output")
+    assert status == 2 and err.count("\n") == 1 and handle in err and "not a whole .tar.gz archive" in err
+    assert list(weights.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--min-score", 30), "--min-score: 30 is not a number from 0 to 1"),
+        (("--max-detections", 0), "--max-detections: 0 is not"),
+        (("--labels", "nowhere.pbtxt"), "--labels nowhere.pbtxt: cannot be read"),
+        (("--labels", ROOT / "LICENSE"), "no line like item"),
+        (("--score", 1), "--help"),
+    ],
+)
+def test_wrong_flags(command_line, tmp_path, flags, words):
+    status, out, err = command_line(mask_rcnn_hub, *flags, "--output", tmp_path / "output")
+    assert status == 2 and out == "" and err.count("\n") == 1 and words in err, err
+
+
+def full_frame(mask, box, height, width):
+    """The whole photo's mask as TensorFlow's object detection API makes it (reframe_box_masks_to_image_masks)."""
+    ymin, xmin, ymax, xmax = box
+    y_scale, x_scale = ymax - ymin, xmax - xmin
+    photo_in_box = [-ymin / y_scale, -xmin / x_scale, (1 - ymin) / y_scale, (1 - xmin) / x_scale]
+    frame = tf.image.crop_and_resize(
+        mask[np.newaxis, ..., np.newaxis], np.float32([photo_in_box]), [0], (height, width), extrapolation_value=0
+    )
+    return frame[0, ..., 0].numpy() > 0.5
+
+
+def test_pasting_is_what_the_full_frame_way_gives():
+    rng = np.random.default_rng(0)
+    boxes = [(0, 0, 1, 1), (0.2, 0.5, 0.9, 0.5 + 1 / 199), (0.4, 0.1, 0.4 + 1 / 149, 0.8), (-0.2, -0.3, 0.5, 0.4)]
+    boxes += [(0.6, 0.7, 1.4, 1.2), (-0.5, -0.5, 1.5, 1.5), (0.999, 0.999, 1, 1), (1.2, 0.1, 1.5, 0.2)]
+    for _ in range(60):
+        begin = rng.uniform(-0.3, 0.95, 2)
+        boxes.append((*begin, *(begin + rng.uniform(0.005, 0.9, 2))))
+    for box in boxes:
+        coarse = rng.uniform(size=(1, 5, 5, 1)).astype(np.float32)
+        mask = tf.image.resize(coarse, (33, 33)).numpy()[0, ..., 0]
+        height, width = rng.integers(100, 300, 2)
+        expected = full_frame(mask, box, height, width)
+        part, top, left = mask_rcnn_hub.paste(mask, np.float32(box), height, width)
+        pasted = np.zeros_like(expected)
+        pasted[top : top + part.shape[0], left : left + part.shape[1]] = part
+        assert (pasted == expected).mean() >= 0.999, box
+
+
+def test_pasting_into_almost_nothing():
+    mask = np.ones((33, 33), np.float32)
+    assert mask_rcnn_hub.paste(mask, np.float32([0, 0, 1, 1]), 1, 1)[0].tolist() == [[True]]
+    assert mask_rcnn_hub.paste(mask, np.float32([0.5, 0.5, 0.5, 0.5]), 10, 10)[0].size == 0
+
+
+def test_an_overlay_of_many_instances_is_readable():
+    """A label lies inside the photo also where its box begins at the top or ends at the right."""
+    photo = np.full((300, 400, 3), 255, np.uint8)
+    mask = np.ones((20, 20), bool)
+    found = [
+        instances.Instance(1, "person", 0.9, (0, 0.9, 0.1, 1), mask, 0, 360),
+        instances.Instance(1, "person", 0.8, (0, 0, 1, 1), mask, 100, 100),
+    ]
+    picture = instances.overlay(photo, found)
+    assert picture.shape == photo.shape
+    letters = (picture < 60).all(-1)
+    assert letters[:60, 300:].sum() > 40 and letters[:60, :150].sum() > 40
+
+
+def test_the_label_map_is_coco_s():
+    names = instances.read_label_map(mask_rcnn_hub.LABELS)
+    assert len(names) == 80 and min(names) == 1 and max(names) == 90
+    assert (names[1], names[17], names[18], names[90]) == ("person", "cat", "dog", "toothbrush")
+    assert not {12, 26, 29, 30, 45, 66, 68, 69, 71, 83} & set(names)

@@ -1,0 +1,173 @@
+"""Photos as people have them: every kind is read upright as 8-bit RGB, and what cannot be read is named."""
+
+import pathlib
+
+from common import photos
+from common.files import InputError
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLORS = np.array([[(250, 10, 20), (30, 240, 40)], [(50, 60, 230), (200, 210, 220)]], np.uint8)
+PICTURE = COLORS.repeat(24, axis=0).repeat(32, axis=1)  # four flat fields, 48 x 64
+
+
+def rotated(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that the picture has to be turned clockwise
+    Image.fromarray(np.rot90(PICTURE).copy()).save(path.with_suffix(".jpg"), exif=exif, quality=95)
+    return path.with_suffix(".jpg")
+
+
+def saved(mode, ending, **options):
+    def save(path):
+        Image.fromarray(PICTURE).convert(mode).save(path.with_suffix(ending), **options)
+        return path.with_suffix(ending)
+
+    return save
+
+
+def palette(path):
+    Image.fromarray(PICTURE).quantize(4).save(path.with_suffix(".png"))
+    return path.with_suffix(".png")
+
+
+def animated(path):
+    frames = [Image.fromarray(frame) for frame in (PICTURE, 255 - PICTURE)]
+    frames[0].save(path.with_suffix(".gif"), save_all=True, append_images=frames[1:])
+    return path.with_suffix(".gif")
+
+
+def sixteen_bits(path):
+    grey = np.asarray(Image.fromarray(PICTURE).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(path.with_suffix(".png"))
+    return path.with_suffix(".png")
+
+
+def wrong_ending(path):
+    return saved("RGB", ".png")(path).rename(path.with_suffix(".jpg"))
+
+
+KINDS = {
+    "jpeg": saved("RGB", ".jpg", quality=95),
+    "rotated": rotated,
+    "grey": saved("L", ".png"),
+    "black and white": saved("1", ".png"),
+    "palette": palette,
+    "rgba": saved("RGBA", ".png"),
+    "cmyk": saved("CMYK", ".jpg", quality=95),
+    "16 bits": sixteen_bits,
+    "animated": animated,
+    "wrong ending": wrong_ending,
+    "ein Hündchen 犬": saved("RGB", ".webp", lossless=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_photo(kind, tmp_path):
+    pixels = photos.read(KINDS[kind](tmp_path / kind))
+    assert pixels.dtype == np.uint8
+    grey = {"black and white": "1", "grey": "L", "16 bits": "L"}.get(kind, "RGB")
+    expected = np.asarray(Image.fromarray(PICTURE).convert(grey).convert("RGB")).astype(int)
+    assert pixels.shape == expected.shape
+    # In the middle of the fields, for a JPEG blurs colours at the edges.
+    difference = np.abs(pixels.astype(int) - expected)[4:20, 4:28]
+    assert difference.max() <= (45 if kind == "cmyk" else 8)
+
+
+def huge(path):
+    Image.new("1", (20000, 20000)).save(path.with_suffix(".png"))
+    return path.with_suffix(".png")
+
+
+def cut(path):
+    whole = saved("RGB", ".jpg", quality=95)(path)
+    whole.write_bytes(whole.read_bytes()[:-300])
+    return whole
+
+
+def text(path):
+    path.with_suffix(".jpg").write_text("no picture")
+    return path.with_suffix(".jpg")
+
+
+def empty(path):
+    path.with_suffix(".png").touch()
+    return path.with_suffix(".png")
+
+
+def dangling(path):
+    path.with_suffix(".png").symlink_to("nowhere")
+    return path.with_suffix(".png")
+
+
+def forbidden(path):
+    path = saved("RGB", ".png")(path)
+    path.chmod(0)
+    try:
+        path.read_bytes()
+    except PermissionError:
+        return path
+    pytest.skip("this user may read every file")
+
+
+BAD = {
+    "huge": (huge, "megapixels"),
+    "cut": (cut, "damaged"),
+    "text": (text, "not a picture"),
+    "empty": (empty, "empty"),
+    "dangling": (dangling, "not a file"),
+    "forbidden": (forbidden, "Permission denied"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_cannot_be_read_says_why(kind, tmp_path):
+    make, words = BAD[kind]
+    path = make(tmp_path / kind)
+    with pytest.raises(InputError, match=f"{path.name}.*{words}"):
+        photos.read(path)
+
+
+def test_a_folder_is_its_pictures(tmp_path):
+    for name in ("b", "A", "c"):
+        saved("RGB", ".png")(tmp_path / name)
+    (tmp_path / "c.png").rename(tmp_path / "c.dat")  # a picture all the same
+    (tmp_path / "broken.jpeg").write_text("broken")  # says that it is one, so it is to be told
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "._b.png").write_text("left by a Mac")
+    (tmp_path / "below").mkdir()
+    saved("RGB", ".png")(tmp_path / "below" / "d")
+    assert [path.name for path in photos.find(tmp_path)] == ["A.png", "b.png", "broken.jpeg", "c.dat"]
+
+
+def test_a_folder_without_pictures(tmp_path):
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(InputError, match="no picture in this folder"):
+        photos.find(tmp_path)
+
+
+def test_names_of_the_outputs_never_meet():
+    paths = ["a/cat.jpg", "b/cat.jpg", "c/cat-2.jpg", "a/cat.png", "a/Cat.png", "dog.jpg"]
+    names = photos.output_names([pathlib.Path(path) for path in paths])
+    assert names == ["cat", "cat-3", "cat-2", "cat-4", "Cat-5", "dog"]
+
+
+def test_a_reader_goes_on_after_a_bad_photo(tmp_path, capfd):
+    good = [saved("RGB", ".png")(tmp_path / name) for name in ("a", "b", "c", "d", "e")]
+    bad = text(tmp_path / "c2")
+    reader = photos.Reader([tmp_path, tmp_path / "nowhere", good[0]])
+    assert [photo.path for photo in reader] == good
+    assert (reader.done, reader.failed, reader.exit_status()) == (5, 2, 1)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and "nowhere: no such file" in lines[0] and f"{bad}: not a picture" in lines[1]
+
+
+def test_png_files_hold_what_was_written(tmp_path):
+    path = tmp_path / "a.png"
+    alpha = np.dstack([PICTURE, PICTURE[..., :1]])
+    numbers = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 20
+    for picture in (PICTURE, alpha, PICTURE[..., 0], numbers):
+        photos.write(path, picture)
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
