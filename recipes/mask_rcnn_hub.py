@@ -30,7 +30,13 @@ MODELS = (
     "https://download.tensorflow.org/models/object_detection/tf2/20200711/"
     "mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8.tar.gz",
 )
-OUTPUTS = ("detection_boxes", "detection_classes", "detection_scores", "detection_masks", "num_detections")
+OUTPUTS = {  # and their numbers of dimensions
+    "detection_boxes": 3,
+    "detection_classes": 2,
+    "detection_scores": 2,
+    "detection_masks": 4,
+    "num_detections": 1,
+}
 LABELS = files.ROOT / "resources" / "mscoco_label_map.pbtxt"
 PHOTOS = files.ROOT / "resources" / "photos"
 MIN_SCORE = 0.3
@@ -48,24 +54,30 @@ def load_detector(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tens
       InputError: for a model that cannot be had, or is no detector of instances.
     """
     try:
-        loaded = saved_models.load([model] if model else MODELS)
+        loaded = saved_models.load(MODELS if model is None else [model])
     except files.InputError as error:
         advice = f"; or bring it by hand: download {MODELS[-1]} elsewhere and give it with --model FILE.tar.gz"
-        raise files.InputError(f"--model: {error}{'' if model else advice}") from error
+        raise files.InputError(f"--model: {error}{advice if model is None else ''}") from error
     where = f"--model {model or 'default'}: not a detector of instances"
     signature = loaded.signatures.get("serving_default")
     if signature is None:
         raise files.InputError(f"{where}, its SavedModel lacks the signature serving_default")
     inputs = signature.structured_input_signature[1]
-    missing = [name for name in OUTPUTS if name not in signature.structured_outputs]
-    if [spec.dtype for spec in inputs.values()] != [tf.uint8]:
-        missing.append("a single input of uint8 [1, H, W, 3]")
-    if missing:
+    outputs = signature.structured_outputs
+    missing = [
+        name for name, rank in OUTPUTS.items() if name not in outputs or outputs[name].shape.rank not in (rank, None)
+    ]
+    pixels = tf.TensorSpec((1, None, None, 3), tf.uint8)
+    if not [
+        True for spec in inputs.values() if spec.dtype == pixels.dtype and spec.shape.is_compatible_with(pixels.shape)
+    ]:
+        missing.append("an input of uint8 [1, H, W, 3]")
+    if missing or len(inputs) > 1:
         raise files.InputError(f"{where}, it lacks {', '.join(missing)}")
 
     def detector(photo):
         (name,) = inputs
-        return loaded.signatures["serving_default"](**{name: tf.constant(photo[np.newaxis])})
+        return loaded.signatures["serving_default"](**{name: tf.constant(photo[np.newaxis])})  # `loaded` has to stay
 
     return detector
 
@@ -75,15 +87,17 @@ def detect(
 ) -> list[instances.Instance]:
     """Finds the objects in a photo, uint8 [H, W, 3]; the surest first."""
     found = {name: tensor[0].numpy() for name, tensor in detector(photo).items() if name in OUTPUTS}
-    scores = found["detection_scores"][: int(found["num_detections"])]
+    scores = found["detection_scores"][: max(0, int(found["num_detections"]))]
     # What is not sure enough is dropped before anything is done for it.
-    sure = [k for k in np.argsort(-scores, kind="stable") if scores[k] >= min_score]
+    boxes = found["detection_boxes"]
+    sure = [k for k in np.argsort(-scores, kind="stable") if scores[k] >= min_score and np.isfinite(boxes[k]).all()]
     result = []
     for k in sure[:max_detections]:
-        box, category = found["detection_boxes"][k], int(found["detection_classes"][k])
+        box, category = boxes[k], int(found["detection_classes"][k])
         mask, top, left = paste(found["detection_masks"][k], box, *photo.shape[:2])
-        name = names.get(category, f"class {category}")
-        result.append(instances.Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
+        if mask.any():
+            name = names.get(category, f"class {category}")
+            result.append(instances.Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
     return result
 
 
@@ -145,12 +159,12 @@ def parse_flags() -> argparse.Namespace:
 def main() -> int:
     args = parse_flags()
     names = instances.read_label_map(args.labels)
-    reader = photos.Reader(args.photos)
+    reader = photos.Reader(args.photos, args.output)
     if not reader.photos:
         return reader.exit_status()
     device = runs.device_name(runs.gpu_details())
     detector = load_detector(args.model)
-    print(f"mask_rcnn_hub | {len(reader.photos)} photos | {device}", flush=True)
+    print(f"mask_rcnn_hub | photos: {len(reader.photos)} | {device}", flush=True)
 
     image_ids = instances.image_ids([path for path, _ in reader.photos])
     results, table = [], [("photo", "size", "found", "seconds")]
@@ -159,7 +173,7 @@ def main() -> int:
             began = time.perf_counter()
             try:
                 found = detect(detector, photo.pixels, names, args.min_score, args.max_detections)
-            except tf.errors.OpError as error:
+            except (tf.errors.OpError, ValueError) as error:
                 reader.fail(f"{photo.path}: the model failed ({files.in_one_line(error)})")
                 continue
             height, width = photo.pixels.shape[:2]
@@ -168,11 +182,14 @@ def main() -> int:
             counts = collections.Counter(instance.name for instance in found)
             summary = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
             seconds = f"{time.perf_counter() - began:.1f}"
+            reader.done += 1
             table.append((str(files.shown(photo.path)), f"{width} x {height}", summary, seconds))
     finally:  # an interrupted run keeps what it has
-        files.write_text(args.output / "detections.json", json.dumps(results) + "\n")
-    files.print_table(table)
-    print(f"pictures and detections.json are in {files.shown(args.output)}")
+        if reader.done:
+            files.write_text(args.output / "detections.json", json.dumps(results) + "\n")
+    if reader.done:
+        files.print_table(table)
+        print(f"pictures and detections.json are in {files.shown(args.output)}")
     return reader.exit_status()
 
 

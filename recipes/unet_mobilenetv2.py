@@ -10,12 +10,16 @@ Run:     python recipes/unet_mobilenetv2.py
              trains on Oxford-IIIT Pet at 256 px
          python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none --image-size 64
              is a try without any download
+         python recipes/unet_mobilenetv2.py --data DIR
+             trains on DIR/images and DIR/masks
+         python recipes/unet_mobilenetv2.py --predict cat.jpg
+             segments own photos, also with the weights that come with the project
 Expect:  test mean IoU 0.757 after 2 + 8 epochs at 128 px.
 Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015;
          Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
 """
 
-from common import backbones, data, flags, runs, scores
+from common import backbones, data, flags, folders, predict, runs, scores
 
 import keras
 from keras import layers
@@ -73,7 +77,7 @@ def set_trained_part(model: keras.Model, part: str) -> None:
         layer.trainable = part == "everything" or (part == "convolutions" and not is_normalization)
 
 
-def main() -> None:
+def main() -> int | None:
     args = flags.training(
         "unet_mobilenetv2",
         __doc__,
@@ -83,14 +87,19 @@ def main() -> None:
         pretrained=True,
         fine_tune_epochs=FINE_TUNE_EPOCHS,
     )
+    if args.check_data:
+        return folders.report(args.data)
+    if args.predict:
+        return predict.run(args, build_model)
     device = runs.prepare(args)
     encoder = backbones.pretrained(backbones.MOBILENETV2, args.backbone_weights)
-    pets = data.load(
+    dataset = data.load(
         args.data, args.image_size, args.batch_size, seed=args.seed, limit=args.limit, data_dir=args.data_dir
     )
-    runs.announce(args, pets, device)
+    runs.announce(args, dataset, device)
 
-    model = build_model(args.image_size, len(pets.class_names))
+    num_classes = len(dataset.class_names)
+    model = build_model(args.image_size, num_classes)
     # One stage after another: (epochs, learning rate, which part of the encoder trains).
     stages = [(args.epochs, args.learning_rate, "nothing")]
     stages += [(args.fine_tune_epochs, args.learning_rate * FINE_TUNE_FACTOR, "convolutions")]
@@ -99,28 +108,28 @@ def main() -> None:
     else:  # a random encoder is trained from the first epoch
         stages = [(args.epochs + args.fine_tune_epochs, args.learning_rate, "everything")]
 
-    recorder = runs.Recorder(args, device)
+    recorder = runs.Recorder(args, dataset, device)
     for epochs, peak, trained_part in stages:
         set_trained_part(model, trained_part)
         model.compile(
             optimizer=keras.optimizers.AdamW(
-                runs.warm_up_and_cosine(peak, epochs * pets.steps_per_epoch), weight_decay=WEIGHT_DECAY
+                runs.warm_up_and_cosine(peak, epochs * dataset.steps_per_epoch), weight_decay=WEIGHT_DECAY
             ),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy"), scores.MeanIoU(len(pets.class_names))],
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.IGNORED),
+            metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
             jit_compile=device.jit_compile,
         )
         finished = len(recorder.rows)
         model.fit(
-            pets.train,
+            dataset.train,
             initial_epoch=finished,
             epochs=finished + epochs,
-            steps_per_epoch=pets.steps_per_epoch,
-            validation_data=pets.validation,
+            steps_per_epoch=dataset.steps_per_epoch,
+            validation_data=dataset.validation,
             callbacks=[recorder],
             shuffle=False,  # the pipeline has done it
         )
-    runs.finish(args, pets, recorder)
+    runs.finish(args, dataset, recorder)
 
 
 if __name__ == "__main__":

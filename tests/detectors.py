@@ -24,6 +24,7 @@ class Thing(NamedTuple):
 
 def sample(mask, box):
     """The 33 x 33 mask inside a box, as the object detection API samples it for its training."""
+    box = np.nan_to_num(box, posinf=1)  # what a detection that makes no sense has inside does not matter
     crops = tf.image.crop_and_resize(np.float32(mask)[None, ..., None], np.float32([box]), [0], (SIDE, SIDE))
     return crops[0, ..., 0].numpy()
 

@@ -137,7 +137,7 @@ def test_from_the_terminal(drawn, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == f"mask_rcnn_hub.py: {folder}/nowhere.jpg: no such file or folder\n"
-    assert done.stdout.startswith(f"mask_rcnn_hub | {len(scenes)} photos | ")
+    assert done.stdout.startswith(f"mask_rcnn_hub | photos: {len(scenes)} | ")
     assert done.stdout.endswith("pictures and detections.json are in found\n")
     assert (tmp_path / "found" / "detections.json").exists()
 
@@ -201,10 +201,31 @@ def test_bad_photos_beside_good_ones(command_line, drawn, tmp_path):
     assert status == 1 and out.count("1 cat, 1 dog") == len(scenes)
     assert err.count("\n") == len(bad) and all(f"{path}: " in err for path in bad), err
 
+    written = {path: path.read_bytes() for path in (tmp_path / "output").iterdir()}
     status, out, err = command_line(mask_rcnn_hub, *bad, *flags)
     assert status == 2 and err.count("\n") == len(bad), err
+    assert "pictures" not in out  # and what the run before has found is still there
+    assert {path: path.read_bytes() for path in (tmp_path / "output").iterdir()} == written
     status, out, err = command_line(mask_rcnn_hub, bad[0], *flags)  # found out before the model is loaded
     assert status == 2 and out == "" and err.count("\n") == 1
+
+
+def test_detections_that_make_no_sense(command_line, drawn, tmp_path):
+    """Boxes that are not numbers, of no size, turned around or outside of the photo are left out; the rest is done."""
+    scenes = {}
+    for path, things in drawn[1].items():
+        odd = [
+            (np.nan, 0.1, 0.5, 0.5),
+            (0.1, 0.1, np.inf, 0.5),
+            (0.5, 0.5, 0.5, 0.5),
+            (0.9, 0.9, 0.1, 0.1),
+            (2, 2, 3, 3),
+        ]
+        scenes[path] = things + [detectors.Thing(1, box, np.ones((427, 640), bool)) for box in odd]
+    model = detectors.save(tmp_path / "model", scenes)
+    status, out, err = command_line(mask_rcnn_hub, *scenes, "--model", model, "--output", tmp_path / "output")
+    assert (status, err) == (0, "") and out.count("1 cat, 1 dog, 1 bench") == len(scenes)
+    assert all(min(result["bbox"]) >= 0 for result in json.loads((tmp_path / "output" / "detections.json").read_text()))
 
 
 class NoMasks(tf.Module):
@@ -280,6 +301,25 @@ def test_no_model_to_be_had(command_line, drawn, weights, tmp_path, monkeypatch)
     assert list(weights.iterdir()) == [] and not (tmp_path / "output").exists()
 
 
+def test_a_kept_model_that_is_damaged(command_line, drawn, weights, http_server, tmp_path):
+    served, server = http_server
+    pack(served / "1", drawn[2])
+    flags = (next(iter(drawn[1])), "--model", f"http://127.0.0.1:{server.server_port}/1", "--output", tmp_path)
+    assert command_line(mask_rcnn_hub, *flags)[0] == 0
+    (kept,) = weights.iterdir()
+    next(kept.glob("**/saved_model.pb")).write_bytes(b"damaged")
+    status, _, err = command_line(mask_rcnn_hub, *flags)
+    assert status == 2 and err.count("\n") == 1 and f"remove {kept}" in err
+
+
+@pytest.mark.parametrize("handle", ["http://", "http://[::1", "", "x" * 5000])
+def test_a_model_that_is_no_address(command_line, weights, tmp_path, handle):
+    (weights / "other").mkdir(parents=True)
+    (weights / "other" / "saved_model.pb").touch()
+    status, _, err = command_line(mask_rcnn_hub, "--model", handle, "--output", tmp_path / "output")
+    assert status == 2 and err.count("\n") == 1 and "--model: " in err, err
+
+
 def test_a_page_instead_of_a_model(command_line, weights, http_server, tmp_path):
     served, server = http_server
     (served / "1").write_text("<html>Please log in</html>")
@@ -351,6 +391,15 @@ def test_an_overlay_of_many_instances_is_readable():
     assert picture.shape == photo.shape
     letters = (picture < 60).all(-1)
     assert letters[:60, 300:].sum() > 40 and letters[:60, :150].sum() > 40
+
+
+def test_a_label_map_as_others_write_it(tmp_path):
+    path = tmp_path / "labels.pbtxt"
+    path.write_text(
+        "# item { id: 9 name: 'no' }\nitem: {\n name: \"a}b\"  # }\n id: 1\n}\n"
+        "item {id: 2 keypoints { id: 7 label: 'nose' } display_name: 'it\\'s # Tür'}\n"
+    )
+    assert instances.read_label_map(path) == {1: "a}b", 2: "it's # Tür"}
 
 
 def test_the_label_map_is_coco_s():

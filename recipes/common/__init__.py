@@ -11,5 +11,7 @@ import warnings
 has_driver = any(pathlib.Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/dxg"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_driver else "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what it cannot read, the recipes say themselves
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files, also where there is no screen
 warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # about Python 3.10's end of life

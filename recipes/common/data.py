@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from common import synthetic
+from common import folders, synthetic
 from common.files import DOWNLOAD_TIMEOUT, InputError, in_one_line
 
 import numpy as np
@@ -21,7 +21,7 @@ import requests
 import tensorflow as tf
 
 SOURCES = ("oxford_iiit_pet", "synthetic")
-VALIDATION_SHARE = 0.1
+IGNORED = folders.IGNORED  # the label of pixels that count neither in the loss nor in a score
 SYNTHETIC_COUNTS = {"train": 1600, "test": 400}
 
 
@@ -48,6 +48,7 @@ class Source(NamedTuple):
     train: tf.data.Dataset
     test: tf.data.Dataset
     decode: Callable[..., tuple[tf.Tensor, tf.Tensor]]
+    validation_share: float = 0.1  # of train
 
 
 def load(
@@ -62,24 +63,27 @@ def load(
     """Builds the pipelines of a data set.
 
     Args:
-      name: one of SOURCES.
+      name: one of SOURCES, or a folder as in folders.py.
       image_size: side in pixels to which images (bilinear) and labels (nearest) are resized, once.
       batch_size: images in a batch.
-      seed: chooses the validation images (10 % of train), their order and their augmentation; the same seed
-        gives the same batches.
+      seed: chooses the validation images (a tenth), their order and their augmentation; the same seed gives the
+        same batches.
       limit: at most so many images of each split.
       data_dir: where tensorflow-datasets keeps its data; its own default where None.
     Raises:
-      InputError: for an unknown name, or data that is not there and cannot be downloaded.
+      InputError: for an unknown name, data that is not there and cannot be downloaded, or a folder that would
+        train wrong.
     """
     if name == "oxford_iiit_pet":
         source = _oxford_iiit_pet(data_dir)
     elif name == "synthetic":
         source = _synthetic(image_size, seed)
+    elif pathlib.Path(name).is_dir():
+        source = _folder(pathlib.Path(name), seed)
     else:
-        raise InputError(f"--data {name}: no such data set; there are {' and '.join(SOURCES)}")
+        raise InputError(f"--data {name}: no such data set or folder; there are {' and '.join(SOURCES)}")
 
-    train, validation = _hold_out(source.train, seed)
+    train, validation = _hold_out(source.train, seed, source.validation_share)
     splits = {"train": train, "validation": validation, "test": source.test}
     if limit:
         splits = {split: elements.take(limit) for split, elements in splits.items()}
@@ -196,11 +200,11 @@ def augment(images: tf.Tensor, labels: tf.Tensor, seed) -> tuple[tf.Tensor, tf.T
     return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), labels
 
 
-def _hold_out(elements: tf.data.Dataset, seed: int) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Splits off a seeded 10 % for validation, before anything is decoded."""
+def _hold_out(elements: tf.data.Dataset, seed: int, share: float) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Splits off a seeded share for validation, before anything is decoded."""
     count = _count(elements)
     held_out = np.zeros(count, bool)
-    held_out[np.random.default_rng(seed).permutation(count)[: max(1, round(VALIDATION_SHARE * count))]] = True
+    held_out[np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]] = True
 
     def part(wanted):
         chosen = elements.enumerate().filter(lambda index, _: tf.constant(held_out == wanted)[index])
@@ -229,6 +233,24 @@ def _synthetic(image_size: int, seed: int) -> Source:
         return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None, 1))
 
     return Source(synthetic.CLASS_NAMES, numbered("train"), numbered("test"), decode)
+
+
+def _folder(folder: pathlib.Path, seed: int) -> Source:
+    """A person's own pictures and masks. Where they come without a split it is 80 / 10 / 10 %."""
+    found = folders.checked(folder, seed)
+
+    def listed(pairs):
+        images, masks = ([str(path) for path in paths] for paths in zip(*pairs, strict=True))
+        return tf.data.Dataset.from_tensor_slices({"image": images, "mask": masks})
+
+    def read(image, mask):
+        return folders.read_pair(pathlib.Path(image.decode()), pathlib.Path(mask.decode()), found.ids)
+
+    def decode(element):
+        image, label = tf.numpy_function(read, [element["image"], element["mask"]], [tf.uint8, tf.uint8])
+        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None, 1))
+
+    return Source(found.class_names, listed(found.train), listed(found.test), decode, found.validation_share)
 
 
 def _oxford_iiit_pet(data_dir: str | None) -> Source:

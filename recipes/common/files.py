@@ -42,7 +42,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -90,7 +91,8 @@ def download(url: str, path: pathlib.Path) -> None:
     print(f"downloading {url}", flush=True)
     with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT) as response, path.open("wb") as file:
         response.raise_for_status()
-        size = int(response.headers.get("Content-Length", 0)) or None
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else None
         with tqdm(total=size, unit="B", unit_scale=True, disable=None, file=sys.stdout) as bar:  # on a terminal only
             for block in response.iter_content(2**20):
                 file.write(block)
@@ -99,6 +101,8 @@ def download(url: str, path: pathlib.Path) -> None:
 
 def in_one_line(error: Exception) -> str:
     """What an error says, fit to be part of a line."""
-    if isinstance(error, requests.ConnectionError | requests.Timeout) and error.request is not None:
-        return f"no connection to {urlsplit(error.request.url).hostname}, or no answer for {DOWNLOAD_TIMEOUT} s"
+    request = getattr(error, "request", None)
+    if isinstance(error, requests.ConnectionError | requests.Timeout):
+        host = urlsplit(request.url).hostname if request else "the server"
+        return f"no connection to {host}, or no answer for {DOWNLOAD_TIMEOUT} s"
     return " ".join(str(error).split())[:300] or type(error).__name__

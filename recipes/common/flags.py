@@ -40,7 +40,7 @@ def training(
         fine_tune_epochs has the flag.
       pretrained: whether the recipe has a pretrained part, and so the flag --backbone-weights.
     Returns:
-      A namespace of all flags, plus `recipe`, and `weights`: the path where the trained model goes. That is
+      A namespace of all flags, plus `recipe`, and `model`: the path where the trained model goes. That is
       weights/RECIPE.keras, or the output folder where --output names another one, so that a trial run does
       not replace the model of a real one.
     Raises:
@@ -49,7 +49,7 @@ def training(
     parser = Parser(doc)
     add = parser.add_argument
     output = ROOT / "output" / recipe
-    add("--data", default="oxford_iiit_pet", metavar="NAME", help="oxford_iiit_pet (default) or synthetic")
+    add("--data", default="oxford_iiit_pet", metavar="D", help="oxford_iiit_pet (default), synthetic, or a folder")
     add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
     add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
     frozen = "" if fine_tune_epochs is None else "with the encoder frozen, "
@@ -66,11 +66,24 @@ def training(
     add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
     add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help=f"default output/{recipe}")
+    text = "segment own photos, folders of them, or videos, instead of training"
+    add("--predict", nargs="+", type=pathlib.Path, metavar="PATH", help=text)
+    text = f"trained weights for --predict (default weights/{recipe}.keras)"
+    add("--weights", type=pathlib.Path, metavar="FILE", help=text)
+    add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
     args = parser.parse_args()
+    if args.weights and not args.predict:
+        raise InputError("--weights: it goes with --predict; a training starts from --backbone-weights")
+    if args.check_data and not pathlib.Path(args.data).is_dir():
+        raise InputError(f"--check-data: it checks a folder; {args.data} is none, give one with --data DIR")
     args.recipe, args.output = recipe, args.output.resolve()
-    args.weights = (ROOT / "weights" if args.output == output else args.output) / f"{recipe}.keras"
-    check_writable(args.output, "--output")
-    check_writable(args.weights.parent, "weights folder")
+    args.model = (ROOT / "weights" if args.output == output else args.output) / f"{recipe}.keras"
+    if args.predict and args.output == output:
+        args.output = output / "predictions"  # beside what the training wrote
+    if not args.check_data:
+        check_writable(args.output, "--output")
+    if not (args.predict or args.check_data):
+        check_writable(args.model.parent, "weights folder")
     return args
 
 

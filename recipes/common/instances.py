@@ -10,12 +10,14 @@ from typing import NamedTuple
 from common.files import InputError
 
 import cv2
+import matplotlib
 import numpy as np
 from official.vision.utils.object_detection import visualization_utils
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_masks
 
 OPACITY = 0.45  # of the tint
+FONT = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # Latin, Greek, Cyrillic
 
 
 class Instance(NamedTuple):
@@ -47,12 +49,13 @@ def read_label_map(path: pathlib.Path) -> dict[int, str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise InputError(f"--labels {path}: cannot be read ({reason})") from error
-    text = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
+    quoted = r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\''
+    text = re.sub(rf"({quoted})|#.*", r"\1", text)
     names = {}
-    for item in re.findall(r"item\s*\{([^}]*)\}", text):
-        fields = {key: a or b or c for key, a, b, c in re.findall(r"(\w+)\s*:\s*(?:\"(.*?)\"|'(.*?)'|(\d+))", item)}
+    for item in re.findall(rf"\bitem\s*:?\s*{{((?:{quoted}|{{[^{{}}]*}}|[^{{}}\"'])*)}}", text):
+        fields = dict(re.findall(rf"(\w+)\s*:\s*({quoted}|\d+)", re.sub(r"{[^{}]*}", "", item)))
         if "id" in fields and (name := fields.get("display_name") or fields.get("name")):
-            names[int(fields["id"])] = name
+            names[int(fields["id"])] = re.sub(r"\\(.)", r"\1", name[1:-1])
     if not names:
         raise InputError(f'--labels {path}: no line like item {{ id: 1 display_name: "person" }} in it')
     return names
@@ -74,33 +77,33 @@ def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
     picture = photo.copy()
     numbers = instance_map(photo.shape[:2], instances)
     line = max(2, round(min(photo.shape[:2]) / 250))
-    strokes = lambda color: ((line + 1 + line // 4, (0, 0, 0)), (line, color))  # noqa: E731  a dark edge, for light photos
-    colored = list(enumerate(zip(instances, map(_color, range(len(instances))), strict=True), 1))
-    for number, (instance, color) in colored:
+    edge = line + 1 + line // 4  # a dark one around each line, for light photos
+    colored = [(number, instance, _color(number)) for number, instance in enumerate(instances, 1)]
+    for number, instance, color in colored:
         part, visible = picture[instance.window], numbers[instance.window] == number
         part[visible] = (part[visible] * np.float32(1 - OPACITY) + np.float32(OPACITY) * np.float32(color)).astype(
             np.uint8
         )
-    for _, (instance, color) in reversed(colored):  # the surest comes last, on top
+    for _, instance, color in reversed(colored):  # the surest comes last, on top
         outlines, _ = cv2.findContours(instance.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         part = picture[instance.window]
-        for thickness, ink in strokes(color):
+        for thickness, ink in ((edge, (0, 0, 0)), (line, color)):
             cv2.drawContours(part, outlines, -1, ink, thickness, cv2.LINE_AA)
 
     image = Image.fromarray(picture)
-    for _, (instance, color) in reversed(colored):
-        for thickness, ink in strokes(color):
+    for _, instance, color in reversed(colored):
+        for thickness, ink in ((edge, (0, 0, 0)), (line, color)):
             visualization_utils.draw_bounding_box_on_image(image, *instance.box, color=ink, thickness=thickness)
-    font = ImageFont.load_default(max(12, round(min(photo.shape[:2]) / 36)))
+    font = ImageFont.truetype(FONT, max(12, round(min(photo.shape[:2]) / 36)))
     plates = []
-    for _, (instance, color) in colored:
+    for _, instance, color in colored:
         plates.append(_label(image, instance, color, font, plates))
     return np.asarray(image)
 
 
 def _color(index: int) -> tuple[int, int, int]:
     """Bright colours; by the golden ratio, no two neighbours are alike."""
-    red, green, blue = colorsys.hsv_to_rgb(0.08 + index * 0.618034, (0.75, 0.45)[index // 8 % 2], 1.0)
+    red, green, blue = colorsys.hsv_to_rgb(0.462 + index * 0.618034, (0.75, 0.45)[(index - 1) // 8 % 2], 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
@@ -150,7 +153,8 @@ def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id:
 
     Source of the format: https://cocodataset.org/#format-results.
 
-    Beside what the format asks for, "file_name" says which photo it was and "instance" the number in its map.
+    Beside what the format asks for, "file_name" says which photo it was and "instance" the number in its map. Where
+    nothing was found in any photo the list is empty, which `loadRes` refuses.
     """
     height, width = size
     results = []

@@ -1,13 +1,16 @@
 """Label maps made visible: colours, overlays, and mosaics of photo, truth and prediction."""
 
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from common.files import replacing
 
+import cv2
 import matplotlib
 import numpy as np
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -26,21 +29,23 @@ class Example(NamedTuple):
 
 def palette(class_names: Sequence[str]) -> np.ndarray:
     """One RGB colour for each class: uint8 [classes, 3]. A trimap's classes always have the same ones."""
-    others = 255 * np.array(matplotlib.colormaps["tab20"].colors)
-    return np.array(
-        [NAMED_COLORS.get(name, others[i % len(others)]) for i, name in enumerate(class_names)], dtype=np.uint8
-    )
+    others = [color for color in matplotlib.colormaps["tab20"].colors if np.ptp(color) > 0.1]  # but for the greys
+    rest = np.arange(max(0, len(class_names) - len(others)))  # by the golden ratio no two neighbours are alike
+    others += list(hsv_to_rgb(np.stack([rest * 0.618034 % 1, 0.4 + rest % 3 * 0.25, 0.95 - rest % 4 * 0.12], axis=1)))
+    colors = [NAMED_COLORS.get(name, np.multiply(other, 255)) for name, other in zip(class_names, others, strict=False)]
+    return np.array(colors, dtype=np.uint8)
 
 
 def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Class ids uint8 [H, W] to RGB uint8 [H, W, 3]."""
-    return colors[label]
+    """Class ids uint8 [H, W] to RGB uint8 [H, W, 3]; a label without a class, one that is ignored, is grey."""
+    table = np.full((256, 3), 128, np.uint8)
+    table[: len(colors)] = colors
+    return table[label]
 
 
 def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, opacity: float = 0.5) -> np.ndarray:
     """Lays the colours of a label map over a photo; all uint8, opacity 0..1."""
-    mixed = (1 - opacity) * image + opacity * colorize(label, colors)
-    return np.round(mixed).astype(np.uint8)
+    return cv2.addWeighted(image, 1 - opacity, colorize(label, colors), opacity, 0)
 
 
 def mosaic(path: pathlib.Path, examples: Sequence[Example], class_names: Sequence[str], title: str) -> None:
@@ -64,10 +69,14 @@ def mosaic(path: pathlib.Path, examples: Sequence[Example], class_names: Sequenc
         row[0].set_ylabel(f"IoU {example.iou:.2f}", fontsize=11)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=11)
+    seen = np.zeros(256, bool)
+    for example in examples:
+        seen[np.union1d(example.label, example.prediction)] = True
     legend = [
-        Patch(facecolor=color / 255, edgecolor="grey", label=name)
-        for color, name in zip(colors, class_names, strict=True)
+        Patch(facecolor=color / 255, edgecolor="grey", label=textwrap.shorten(name, 24, placeholder="..."))
+        for color, name, is_seen in zip(colors, class_names, seen[: len(class_names)], strict=True)
+        if is_seen or len(class_names) <= 6
     ]
-    figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False)
+    figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 5), frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)

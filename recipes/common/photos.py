@@ -1,6 +1,7 @@
 """A person's own photos: found, read upright as RGB, whatever they are stored as."""
 
 import collections
+import os
 import pathlib
 import sys
 import warnings
@@ -16,6 +17,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 READ_AHEAD = 2  # photos that are decoded while the one before is worked on
+VIDEOS = {".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv"}
+LONGEST_NAME = 180  # bytes; file systems stop at 255
+# Pillow knows these endings, but they are no photos, ...
+NO_PICTURES = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
+# ... and these are photos that it cannot read, which is better said than passed over.
+OTHER_PICTURES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata, and pictures half as large as its limit
 
@@ -32,24 +39,32 @@ class Reader:
     """Iterates over photos, reading ahead, with a progress bar. What cannot be read is told in one line and left out.
 
     Attributes:
-      photos: path and name of each that was found.
-      done, failed: how many went well, and how many did not.
+      photos, videos: path and name of each that was found.
+      done, failed: how many went well, which whoever works on them counts, and how many did not.
     """
 
-    def __init__(self, arguments: Sequence[pathlib.Path]):
-        """Finds the photos: files as they are, of a folder the pictures in it."""
+    def __init__(self, arguments: Sequence[pathlib.Path], output: pathlib.Path, videos: bool = False):
+        """Finds the photos, and videos if they are wanted: files as they are, of a folder the pictures in it.
+
+        Raises:
+          InputError: where the `output` folder holds one of them, for it might be overwritten.
+        """
         self.done = self.failed = 0
         paths = []
         for argument in arguments:
             try:
-                paths += find(argument)
+                paths += find(argument, videos)
             except InputError as error:
                 self.fail(str(error))
-        paths = list({path.resolve(): path for path in paths}.values())  # each once
-        self.photos = list(zip(paths, output_names(paths), strict=True))
+        paths = list({os.path.realpath(path): path for path in paths}.values())  # each once
+        if output.resolve() in {path.parent.resolve() for path in paths}:
+            raise InputError(f"--output {output}: this folder holds photos to work on; name another one")
+        self.photos, self.videos = [], []
+        for path, name in zip(paths, output_names(paths), strict=True):
+            (self.videos if videos and _is_video(path) else self.photos).append((path, name))
 
     def __iter__(self) -> Iterator[Photo]:
-        bar = tqdm(total=len(self.photos), unit="photo", file=sys.stdout)
+        bar = tqdm(total=len(self.photos), unit="photo", file=sys.stdout, disable=not self.photos)
         waiting: collections.deque[tuple[pathlib.Path, str, Future]] = collections.deque()
         with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
             upcoming = iter(self.photos)
@@ -66,9 +81,7 @@ class Reader:
                 except InputError as error:
                     self.fail(str(error))
                 else:
-                    failed = self.failed
                     yield photo
-                    self.done += self.failed == failed
                 bar.update()
 
     def fail(self, mistake: str) -> None:
@@ -81,10 +94,11 @@ class Reader:
         return 0 if not self.failed else 1 if self.done else 2
 
 
-def find(argument: pathlib.Path) -> list[pathlib.Path]:
+def find(argument: pathlib.Path, videos: bool = False) -> list[pathlib.Path]:
     """The photo at a path, or the pictures in a folder, in the order of their names; its subfolders are left alone.
 
-    In a folder a picture is what has a picture's ending, readable or not, and what is one whatever its ending.
+    In a folder a picture is what has a picture's ending, readable or not, and what is one whatever its ending. With
+    `videos` what has a video's ending is taken too.
 
     Raises:
       InputError: where there is nothing, or no picture in the folder.
@@ -94,7 +108,7 @@ def find(argument: pathlib.Path) -> list[pathlib.Path]:
             if not argument.exists():
                 raise InputError(f"{argument}: no such file or folder")
             return [argument]
-        found = [path for path in sorted(argument.iterdir()) if _is_picture(path)]
+        found = [path for path in sorted(argument.iterdir()) if _is_picture(path) or (videos and _is_video(path))]
     except OSError as error:
         raise InputError(f"{argument}: cannot be read ({error.strerror})") from error
     if not found:
@@ -102,11 +116,18 @@ def find(argument: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
+def _is_video(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in VIDEOS and not path.name.startswith(".")
+
+
 def _is_picture(path: pathlib.Path) -> bool:
+    ending = path.suffix.lower()
     if path.name.startswith(".") or path.is_dir():
         return False
-    if path.suffix.lower() in Image.registered_extensions():
+    if ending in OTHER_PICTURES or ending in Image.registered_extensions().keys() - NO_PICTURES:
         return True
+    if not path.is_file():
+        return False
     try:
         with Image.open(path):
             return True
@@ -122,13 +143,16 @@ def read(path: pathlib.Path) -> np.ndarray:
     """
     try:
         if not path.is_file():
-            raise InputError(f"{path}: not a file")
+            raise InputError(f"{path}: {'a link to nothing' if path.is_symlink() else 'not a file'}")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-                image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
+            if image.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would cut off at 255
+                values = np.nan_to_num(np.asarray(image, np.float32))
+                limits = (65535,) if "16" in image.mode else (1, 255, 65535, values.max())
+                full = next(limit for limit in limits if values.max() <= limit)
+                image = Image.fromarray((values.clip(0) * (255 / full)).astype(np.uint8))
             return np.array(image.convert("RGB"))
     except InputError:
         raise
@@ -138,6 +162,8 @@ def read(path: pathlib.Path) -> np.ndarray:
         ) from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a picture, or of a kind that Pillow cannot read") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # each format of Pillow has its own ways to fail
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be read, it may be damaged ({reason})") from error
@@ -154,12 +180,13 @@ def write(path: pathlib.Path, picture: np.ndarray) -> None:
 
 def output_names(paths: Sequence[pathlib.Path]) -> list[str]:
     """A name for each photo to call its output files by: its own without the ending, numbered where two share it."""
-    stems, taken, names = {path.stem.casefold() for path in paths}, set(), []
-    for path in paths:
-        name, number = path.stem, 1
+    own = [os.fsdecode(os.fsencode(path.stem)[:LONGEST_NAME]) for path in paths]
+    stems, taken, names = {stem.casefold() for stem in own}, set(), []
+    for stem in own:
+        name, number = stem, 1
         while name.casefold() in taken or (number > 1 and name.casefold() in stems):
             number += 1
-            name = f"{path.stem}-{number}"
+            name = f"{stem}-{number}"
         taken.add(name.casefold())
         names.append(name)
     return names

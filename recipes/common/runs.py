@@ -9,12 +9,13 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from common import masks, plots, scores
 from common.data import Data
-from common.files import ROOT, InputError, replacing, shown, tell, write_text
+from common.files import ROOT, InputError, in_one_line, replacing, shown, tell, write_text
 
 import keras
 import matplotlib
@@ -23,15 +24,22 @@ import tensorflow as tf
 
 MOSAIC_IMAGES = 64  # the first so many test images are the sample from which the mosaics choose
 MOSAIC_ROWS = 4
+CLASSES_FILE = "classes.json"
 
 
 def start(main: Callable[[], int | None]) -> None:
-    """Runs a recipe's main(), which gives the exit status; an InputError becomes one line on stderr and status 2."""
+    """Runs a recipe's main(), which gives the exit status; a mistake becomes one line on stderr.
+
+    An InputError has the status 2, a file that cannot be read or written 1.
+    """
     try:
-        sys.exit(main())
+        sys.exit(main() or 0)
     except InputError as error:
         tell(str(error))
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that went away
+        tell(f"{error.filename or 'a file'}: {error.strerror or in_one_line(error)}")
+        sys.exit(1)
 
 
 class Device(NamedTuple):
@@ -96,9 +104,10 @@ class Recorder(keras.callbacks.Callback):
     The model is saved in float32 and without its optimizer: a third of the size, and it runs on any device.
     """
 
-    def __init__(self, args: argparse.Namespace, device: Device):
+    def __init__(self, args: argparse.Namespace, data: Data, device: Device):
         super().__init__()
-        self.device, self.path, self.history_path = device, args.weights, args.output / "history.csv"
+        self.class_names, self.device = data.class_names, device
+        self.path, self.history_path = args.model, args.output / "history.csv"
         self.rows, self.best, self.seconds = [], -math.inf, 0.0  # over all calls of fit
 
     def on_train_begin(self, logs=None):
@@ -112,13 +121,16 @@ class Recorder(keras.callbacks.Callback):
             writer.writerows(self.rows)
         if logs["val_mean_iou"] > self.best:
             self.best = logs["val_mean_iou"]
-            save_model(self.model, self.path)
+            save_model(self.model, self.path, self.class_names)
         now = time.perf_counter()
         self.seconds, self.began = self.seconds + now - self.began, now
 
 
-def save_model(model: keras.Model, path: pathlib.Path) -> None:
-    """Saves a model as float32, uncompiled, so that `keras.saving.load_model(path)` needs none of this code."""
+def save_model(model: keras.Model, path: pathlib.Path, class_names: Sequence[str]) -> None:
+    """Saves a model as float32, uncompiled, so that `keras.saving.load_model(path)` needs none of this code.
+
+    A .keras file is a zip archive; the names of the classes are put into it too, as CLASSES_FILE.
+    """
 
     def as_float32(layer):  # an operation without weights, like a slice, has no dtype
         dtype = {"dtype": "float32"} if isinstance(layer, keras.Layer) else {}
@@ -129,11 +141,13 @@ def save_model(model: keras.Model, path: pathlib.Path) -> None:
     portable.set_weights(model.get_weights())
     with replacing(path) as temporary:
         portable.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(CLASSES_FILE, json.dumps(list(class_names)))
 
 
 def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     """Scores the saved model on the test split, writes every file of the run, and prints the closing table."""
-    model = keras.saving.load_model(args.weights)
+    model = keras.saving.load_model(args.model)
     matrix, examples = _test(model, data)
     test = {"images": data.counts["test"], **scores.report(matrix, data.class_names)}
     epochs = len(recorder.rows)
@@ -159,7 +173,7 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     pictures = _mosaics(args, data, examples) + plots.curves(args.output)
     if args.output.parent == ROOT / "output":
         pictures += plots.comparison(args.output.parent)
-    _print_table(metrics, pictures, args.weights)
+    _print_table(metrics, pictures, args.model)
 
 
 def _test(model: keras.Model, data: Data) -> tuple[np.ndarray, list[masks.Example]]:
@@ -198,15 +212,14 @@ def _mosaics(args: argparse.Namespace, data: Data, examples: list[masks.Example]
 def _print_table(metrics: dict, pictures: list[pathlib.Path], weights: pathlib.Path) -> None:
     test, train = metrics["test"], metrics["train"]
     fraction = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
-    names = list(test["iou"])
-    print(f"\n{'test, ' + str(test['images']) + ' images':<22}" + "".join(f"{name:>12}" for name in [*names, "mean"]))
-    for title, key in (("IoU", "iou"), ("Dice", "dice")):
-        values = [value for value in test[key].values() if value is not None]
-        cells = [*test[key].values(), sum(values) / len(values)]
-        print(f"{title:<22}" + "".join(f"{fraction(cell):>12}" for cell in cells))
-    print(f"{'pixel accuracy':<22}{fraction(test['pixel_accuracy']):>12}")
+    mean = {key: np.mean([value for value in test[key].values() if value is not None]) for key in ("iou", "dice")}
+    print(f"\n{'test, ' + str(test['images']) + ' images':<22}{'IoU':>8}{'Dice':>8}")
+    for name in test["iou"]:
+        print(f"{name:<22}{fraction(test['iou'][name]):>8}{fraction(test['dice'][name]):>8}")
+    print(f"{'mean':<22}{fraction(mean['iou']):>8}{fraction(mean['dice']):>8}")
+    print(f"{'pixel accuracy':<22}{fraction(test['pixel_accuracy']):>8}")
     if "pet_iou_binary" in test:
-        print(f"{'pet IoU with border':<22}{fraction(test['pet_iou_binary']):>12}")
+        print(f"{'pet IoU with border':<22}{fraction(test['pet_iou_binary']):>8}")
     print(
         f"{'training':<22}{train['epochs']} epochs, {train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s"
     )

@@ -1,5 +1,8 @@
 """SavedModels from TensorFlow Hub, Kaggle or an archive: fetched once, kept under weights/, loaded."""
 
+import contextlib
+import gzip
+import lzma
 import pathlib
 import re
 import tarfile
@@ -26,22 +29,25 @@ def load(handles: Sequence[str]):
     Raises:
       InputError: where none can be had; it lists why.
     """
-    reasons = []
-    for handle in sorted(handles, key=lambda handle: not (_is_url(handle) and _kept(handle).exists())):
+    reasons, ordered = [], sorted(handles, key=lambda handle: not (_is_url(handle) and _kept(handle).exists()))
+    for handle in ordered:
         try:
             return _load(handle)
         except InputError as error:
             reasons.append(str(error))
-            if handle is not handles[-1]:
-                print(reasons[-1], flush=True)
+        except (OSError, ValueError) as error:  # a file that may not be read, an address that is none
+            reasons.append(f"{handle}: cannot be read ({in_one_line(error)})")
+        if handle != ordered[-1]:
+            print(reasons[-1], flush=True)
     raise InputError("; ".join(reasons))
 
 
 def _load(handle: str):
     with tempfile.TemporaryDirectory() as unpacked:
-        folder = pathlib.Path(handle)
+        folder, advice = pathlib.Path(handle), ""
         if _is_url(handle):
             folder = _fetch(handle)
+            advice = f"; remove {folder} to have it downloaded again"
         elif folder.is_file():
             _unpack(folder, pathlib.Path(unpacked), handle)
             folder = pathlib.Path(unpacked)
@@ -51,24 +57,26 @@ def _load(handle: str):
         try:
             return hub.load(str(saved_model))  # reads all of it, so that what was unpacked for it may go
         except Exception as error:  # protobuf, TensorFlow and the file system raise many kinds
-            raise InputError(f"{handle}: its SavedModel cannot be loaded ({in_one_line(error)})") from error
+            raise InputError(f"{handle}: its SavedModel cannot be loaded ({in_one_line(error)}){advice}") from error
 
 
 def _is_url(handle: str) -> bool:
-    return handle.startswith(("http://", "https://"))
+    return handle.lower().startswith(("http://", "https://"))
 
 
 def _kept(url: str) -> pathlib.Path:
     """Where a downloaded model is kept: a folder whose name says where it is from."""
-    return ROOT / "weights" / re.sub(r"[^\w.-]+", "_", url.split("://")[1]).strip("_").removesuffix(".tar.gz")
+    name = re.sub(r"[^\w.-]+", "_", url.split("://")[1]).strip("_.").removesuffix(".tar.gz")
+    return ROOT / "weights" / (name[-150:] or "model")
 
 
 def _fetch(url: str) -> pathlib.Path:
     """Downloads and unpacks a model, unless it is there already. Only a whole one gets its name."""
-    folder = _kept(url)
+    folder, address = _kept(url), url
     if folder.exists():
         return folder
-    address = url
+    if not urlsplit(url).hostname:
+        raise InputError(f"{url}: not an address")
     if not urlsplit(url).path.endswith(ARCHIVES):  # a handle: this is how TensorFlow Hub gives out the files
         address += ("&" if urlsplit(url).query else "?") + "tf-hub-format=compressed"
     try:
@@ -78,7 +86,8 @@ def _fetch(url: str) -> pathlib.Path:
             download(address, archive)
             _unpack(archive, unpacked, address)
             _saved_model(unpacked, address)
-            unpacked.rename(folder)
+            with contextlib.suppress(FileExistsError):  # another run has just brought it
+                unpacked.rename(folder)
     except OSError as error:
         raise InputError(f"{url}: the download failed ({in_one_line(error)})") from error
     return folder
@@ -94,13 +103,15 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path, origin: str) -> None:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter=plain)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise InputError(f"{origin}: not a whole .tar.gz archive ({in_one_line(error)})") from error
+            while tar.fileobj.read(2**20):  # to the end, where the checksum is
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise InputError(f"{origin}: not a whole .tar.gz archive") from error
 
 
 def _saved_model(folder: pathlib.Path, origin: str) -> pathlib.Path:
-    """The folder of saved_model.pb: the given one or, as in the archives of the model zoo, one below it."""
-    found = sorted(folder.rglob("saved_model.pb"), key=lambda path: len(path.parts))
-    if not found:
-        raise InputError(f"{origin}: no SavedModel in it (a file saved_model.pb and a folder variables)")
-    return found[0].parent
+    """The folder of saved_model.pb: the given one, or one or two levels below, as in archives of the model zoo."""
+    for pattern in ("saved_model.pb", "*/saved_model.pb", "*/*/saved_model.pb"):
+        if found := sorted(folder.glob(pattern)):
+            return found[0].parent
+    raise InputError(f"{origin}: no SavedModel in it (a file saved_model.pb and a folder variables)")

@@ -13,15 +13,16 @@ def confusion_matrix(labels, predictions, num_classes: int):
     """Counts pixels by true and predicted class.
 
     Args:
-      labels, predictions: class ids 0..num_classes - 1, integers of any shape, the same for both.
+      labels, predictions: class ids 0..num_classes - 1, integers of any shape, the same for both. Pixels with a
+        label from num_classes on are left out.
     Returns:
       int64 [num_classes, num_classes]; rows are the truth, columns the prediction.
     """
-    cells = ops.cast(labels, "int32") * num_classes + ops.cast(predictions, "int32")
-    cells = ops.reshape(cells, [-1])
+    labels = ops.minimum(ops.cast(labels, "int32"), num_classes)  # what is left out makes a row of its own
+    cells = ops.reshape(labels * num_classes + ops.cast(predictions, "int32"), [-1])
     # Not ops.bincount: XLA, which compiles the training step on a GPU, refuses it.
-    counts = ops.segment_sum(ops.ones_like(cells, dtype="int64"), cells, num_segments=num_classes**2)
-    return ops.reshape(counts, (num_classes, num_classes))
+    counts = ops.segment_sum(ops.ones_like(cells, dtype="int64"), cells, num_segments=num_classes * (num_classes + 1))
+    return ops.reshape(counts, (num_classes + 1, num_classes))[:-1]
 
 
 class MeanIoU(keras.metrics.Metric):
@@ -45,6 +46,17 @@ class MeanIoU(keras.metrics.Metric):
         union = ops.sum(matrix, axis=0) + ops.sum(matrix, axis=1) - hits
         present = ops.cast(union > 0, "float32")
         return ops.sum(hits / ops.maximum(union, 1)) / ops.maximum(ops.sum(present), 1)
+
+
+class PixelAccuracy(MeanIoU):
+    """The share of pixels whose class is right, as MeanIoU counts them."""
+
+    def __init__(self, num_classes: int, name: str = "accuracy"):
+        super().__init__(num_classes, name)
+
+    def result(self):
+        matrix = ops.cast(self.matrix, "float32")
+        return ops.sum(ops.diagonal(matrix)) / ops.maximum(ops.sum(matrix), 1)
 
 
 def report(matrix, class_names) -> dict:

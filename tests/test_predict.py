@@ -1,0 +1,258 @@
+"""Own photos through the trained recipes: what is written, and what is said of what cannot be."""
+
+import json
+
+from common import data, masks, photos, predict, runs, synthetic
+
+import cv2
+import keras
+import numpy as np
+import pytest
+import unet_mobilenetv2
+import unet_scratch
+from conftest import ROOT
+from PIL import Image
+from test_photos import BAD, KINDS
+
+SHIPPED = ROOT / "weights" / "unet_mobilenetv2.weights.h5"
+
+
+def drawn_photo(path, number=0, size=(384, 288)):
+    """A drawn pet, enlarged to the size of a small photo (width, height); returns the true label map."""
+    image, label = synthetic.draw(number, "test", image_size=128)
+    Image.fromarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)).save(path, quality=95)
+    return cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+
+
+def pet_iou(truth, mask):
+    """Border counts as pet."""
+    truth, mask = truth != 1, mask != 1
+    return (truth & mask).sum() / (truth | mask).sum()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A U-Net of 64 px with random weights: enough where it does not matter what it says."""
+    path = tmp_path_factory.mktemp("weights") / "unet_scratch.keras"
+    keras.utils.set_random_seed(1)
+    runs.save_model(unet_scratch.build_model(64, 3), path, synthetic.CLASS_NAMES)
+    return path
+
+
+def test_the_shipped_weights_cut_out_a_pet(command_line, tmp_path):
+    """One command, nothing trained: drawn pets, which these weights have never seen."""
+    ious = []
+    truths = {f"pet {number}": drawn_photo(tmp_path / f"pet {number}.png", number) for number in range(4)}
+    status, out, err = command_line(
+        unet_mobilenetv2, "--predict", tmp_path, "--weights", SHIPPED, "--output", tmp_path / "output"
+    )
+    assert (status, err) == (0, "") and "photos: 4" in out
+    for name, truth in truths.items():
+        mask = Image.open(tmp_path / "output" / f"{name}_mask.png")
+        assert mask.mode == "P" and mask.size == (384, 288)
+        values = np.asarray(mask)
+        assert set(np.unique(values)) <= {0, 1, 2}
+        colors = np.array(mask.getpalette()[:9]).reshape(3, 3)
+        np.testing.assert_array_equal(colors, masks.palette(synthetic.CLASS_NAMES))
+        ious.append(pet_iou(truth, values))
+        cutout = Image.open(tmp_path / "output" / f"{name}_cutout.png")
+        assert cutout.mode == "RGBA" and cutout.size == (384, 288)
+        assert Image.open(tmp_path / "output" / f"{name}_overlay.png").size == (384, 288)
+    assert np.mean(ious) > DRAWN_IOU, ious
+
+
+DRAWN_IOU, REAL_IOU = 0.5, 0.85
+
+
+def test_the_shipped_weights_on_real_photos(command_line, shared, tmp_path):
+    names = (shared / "pets_raw" / "annotations" / "test.txt").read_text().splitlines()
+    names = [line.split()[0] for line in names]
+    paths = [shared / "pets_raw" / "images" / f"{name}.jpg" for name in names]
+    flags = ("--weights", SHIPPED, "--output", tmp_path)
+    status, _, err = command_line(unet_mobilenetv2, "--predict", *paths, *flags)
+    assert (status, err) == (0, "")
+    hits = union = 0
+    for name in names:
+        truth = np.asarray(Image.open(shared / "pets_raw" / "annotations" / "trimaps" / f"{name}.png")) != 2
+        mask = np.asarray(Image.open(tmp_path / f"{name}_mask.png")) != 1
+        assert mask.shape == truth.shape == photos.read(shared / "pets_raw" / "images" / f"{name}.jpg").shape[:2]
+        hits, union = hits + (truth & mask).sum(), union + (truth | mask).sum()
+        pet = np.asarray(Image.open(shared / "pets_raw" / "annotations" / "trimaps" / f"{name}.png")) == 1
+        alpha = np.asarray(Image.open(tmp_path / f"{name}_cutout.png"))[..., 3]
+        assert np.median(alpha[~truth]) == 0 and np.median(alpha[pet]) == 255
+    assert hits / union > REAL_IOU
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == [str(path) for path in paths]
+
+
+def test_a_cutout_is_clear_outside_and_full_inside():
+    """The outline follows the photo's edge, though the network answers at a tenth of its size."""
+    photo = np.full((300, 400, 3), (200, 60, 40), np.uint8)
+    inside = np.zeros((300, 400), bool)
+    inside[90:215, 115:290] = True
+    photo[inside] = (30, 90, 200)
+    coarse = cv2.resize(inside.astype(np.float32), (40, 30), interpolation=cv2.INTER_AREA)
+    probabilities = np.dstack([1 - coarse, coarse]) * 0.9 + 0.05
+    label, foreground = predict.enlarge(photo, probabilities, ("background", "thing"))
+    assert (label == inside).mean() > 0.999
+    bilinear = cv2.resize(coarse, (400, 300), interpolation=cv2.INTER_LINEAR) > 0.5
+    assert ((foreground > 0.5) != inside).sum() < 0.2 * (bilinear != inside).sum()
+    alpha = predict.alpha(foreground)
+    deep = cv2.erode(inside.astype(np.uint8), np.ones((15, 15)), borderValue=1) == 1
+    far = cv2.dilate(inside.astype(np.uint8), np.ones((15, 15))) == 0
+    assert alpha.dtype == np.uint8 and (alpha[deep] == 255).all() and (alpha[far] == 0).all()
+
+
+def test_exif_rotation_turns_the_mask(command_line, weights, tmp_path):
+    drawn_photo(tmp_path / "a.png")
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "b.png", exif=exif)
+    status, _, err = command_line(
+        unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", tmp_path / "output"
+    )
+    assert (status, err) == (0, "")
+    one, other = (np.asarray(Image.open(tmp_path / "output" / f"{name}_mask.png")) for name in "ab")
+    np.testing.assert_array_equal(one, other)
+
+
+def test_every_kind_beside_every_bad_one(command_line, weights, tmp_path, monkeypatch):
+    folder, good, bad = tmp_path / "photos", [], []
+    folder.mkdir()
+    for kind, make in KINDS.items():
+        good.append(make(folder / kind))
+    Image.new("RGB", (1, 1)).save(folder / "one pixel.png")
+    Image.new("RGB", (3, 200)).save(folder / "narrow.png")
+    good += [folder / "one pixel.png", folder / "narrow.png"]
+    for kind, (make, _) in BAD.items():
+        if kind != "forbidden":
+            bad.append(make(folder / f"bad {kind}"))
+    flags = ("--weights", weights, "--output", tmp_path / "output")
+    status, _, err = command_line(unet_scratch, "--predict", folder, *flags)
+    assert status == 1 and err.count("\n") == len(bad) and all(f"{path}: " in err for path in bad), err
+    lines = [json.loads(line) for line in (tmp_path / "output" / "predictions.jsonl").read_text().splitlines()]
+    assert {line["path"] for line in lines} == {str(path) for path in good}
+    for line in lines:
+        name = line["path"].rsplit("/", 1)[1].rsplit(".", 1)[0]
+        assert Image.open(tmp_path / "output" / f"{name}_cutout.png").size == tuple(line["size"])
+
+    for path in bad:
+        status, _, err = command_line(unet_scratch, "--predict", path, *flags)
+        assert status == 2 and err.count("\n") == 1 and f"{path}: " in err, err
+    (tmp_path / "empty").mkdir()
+    status, out, err = command_line(unet_scratch, "--predict", tmp_path / "empty", *flags)
+    assert status == 2 and "no picture" in err and err.count("\n") == 1 and out == ""
+
+
+def test_two_photos_of_one_name(command_line, weights, tmp_path):
+    for number, folder in enumerate("ab"):
+        (tmp_path / folder).mkdir()
+        drawn_photo(tmp_path / folder / "cat.png", number)
+    flags = ("--weights", weights, "--output", tmp_path / "output")
+    status, _, _ = command_line(unet_scratch, "--predict", tmp_path / "a", tmp_path / "b", *flags)
+    assert status == 0
+    overlays = [(tmp_path / "output" / f"cat{end}_overlay.png").read_bytes() for end in ("", "-2")]
+    assert overlays[0] != overlays[1]
+
+
+def test_a_video(command_line, weights, tmp_path):
+    path = tmp_path / "pets.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (160, 120))
+    for number in range(11):
+        image = cv2.resize(synthetic.draw(number, image_size=96)[0], (160, 120))
+        writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    writer.release()
+    (tmp_path / "broken.mp4").write_text("no video")
+    flags = ("--weights", weights, "--output", tmp_path / "output")
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, *flags)
+    assert status == 1 and err.count("\n") == 1 and "broken.mp4: not a video" in err
+    video = cv2.VideoCapture(str(tmp_path / "output" / "pets_overlay.mp4"))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
+    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (160, 120)
+    assert sum(1 for _ in predict.frames(video)) == 11
+    (line,) = (tmp_path / "output" / "predictions.jsonl").read_text().splitlines()
+    assert json.loads(line)["frames"] == 11
+
+
+def other_recipe(path, _):
+    runs.save_model(unet_mobilenetv2.build_model(32, 3), path / "x.keras", synthetic.CLASS_NAMES)
+    return path / "x.keras", "of another recipe, unet_mobilenetv2"
+
+
+def other_classes(path, _):
+    unet_scratch.build_model(256, 5).save_weights(path / "x.weights.h5")
+    return path / "x.weights.h5", "number of classes"
+
+
+def cut_file(path, weights):
+    (path / "x.keras").write_bytes(weights.read_bytes()[:10000])
+    return path / "x.keras", "damaged"
+
+
+def text_file(path, _):
+    (path / "x.weights.h5").write_text("text")
+    return path / "x.weights.h5", "damaged"
+
+
+@pytest.mark.parametrize(
+    "make", [other_recipe, other_classes, cut_file, text_file, lambda *_: ("nowhere", "no such file")]
+)
+def test_weights_that_do_not_fit(command_line, weights, tmp_path, make):
+    drawn_photo(tmp_path / "a.png")
+    path, words = make(tmp_path, weights)
+    status, out, err = command_line(
+        unet_scratch, "--predict", tmp_path / "a.png", "--weights", path, "--output", tmp_path / "output"
+    )
+    assert status == 2 and err.count("\n") == 1 and f"--weights {path}" in err and words in err, err
+    assert out == "" and not (tmp_path / "output").exists()
+
+
+def test_nothing_trained_yet(command_line, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "ROOT", tmp_path)
+    drawn_photo(tmp_path / "a.png")
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path / "a.png", "--output", tmp_path / "output")
+    assert status == 2 and "train first" in err and err.count("\n") == 1
+    status, _, err = command_line(unet_scratch, "--weights", "x.keras", "--data", "synthetic")
+    assert status == 2 and "--weights" in err and "--predict" in err
+
+
+def test_memory_does_not_grow_with_the_photos(weights, tmp_path):
+    """Never more than two batches and what is read ahead are in memory at once."""
+    for number in range(40):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02}.png")
+    alive, most = set(), 0
+    reader = photos.Reader([tmp_path], tmp_path / "output")
+    import weakref
+
+    for batch in predict.batches(reader, 8):
+        for photo in batch:
+            alive.add(id(photo.pixels))
+            weakref.finalize(photo.pixels, alive.discard, id(photo.pixels))
+        most = max(most, len(alive))
+    assert most <= 16 + photos.READ_AHEAD + 1
+
+
+def test_the_shipped_file():
+    """Half precision, small enough for git, and it says what it is."""
+    import h5py
+
+    assert SHIPPED.stat().st_size <= 25e6
+    kinds = []
+    with h5py.File(SHIPPED) as file:
+        file.visititems(lambda _, item: kinds.append(item.dtype) if isinstance(item, h5py.Dataset) else None)
+        assert json.loads(file.attrs["class_names"]) == list(synthetic.CLASS_NAMES)
+    assert {kind for kind in kinds if kind.kind == "f"} == {np.dtype("float16")}
+
+
+def test_half_precision_costs_next_to_nothing(shared):
+    """The scores of the shipped weights on real validation photos are those stated in weights/README.md, nearly."""
+    args = type("Flags", (), {"weights": SHIPPED, "recipe": "unet_mobilenetv2"})
+    network = predict.load(args, lambda _, classes: unet_mobilenetv2.build_model(128, classes))
+    pets = data.load("oxford_iiit_pet", 128, 32, data_dir=str(shared / "tfds"), limit=64)
+    hits = union = 0
+    for images, labels in pets.test:
+        found = network.probabilities(images.numpy().astype(np.float32)).argmax(-1) != 1
+        truth = labels.numpy() != 1
+        hits, union = hits + (found & truth).sum(), union + (found | truth).sum()
+    assert hits / union > REAL_IOU
