@@ -102,24 +102,29 @@ def main() -> int | None:
     runs.announce(args, dataset, device)
 
     num_classes = len(dataset.class_names)
-    model = build_model(args.image_size, num_classes)
-    if encoder:
-        backbones.copy_weights(encoder, model)
-    learning_rate = runs.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
-    model.compile(
-        optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.IGNORED),
-        metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
-        jit_compile=device.jit_compile,
-    )
-    recorder = runs.Recorder(args, dataset, device)
+    with device.team.strategy.scope():
+        model = build_model(args.image_size, num_classes)
+        if encoder:
+            backbones.copy_weights(encoder, model)
+        device.team.synchronize(model)
+        learning_rate = runs.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
+        model.compile(
+            optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.IGNORED),
+            metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
+            jit_compile=device.jit_compile,
+        )
+        recorder = runs.Recorder(args, dataset, device)
+        recorder.restore(model)
     model.fit(
-        dataset.train,
+        recorder.train_data(),
+        initial_epoch=recorder.epoch,
         epochs=args.epochs,
         steps_per_epoch=dataset.steps_per_epoch,
         validation_data=dataset.validation,
         callbacks=[recorder],
         shuffle=False,  # the pipeline has done it
+        verbose=device.verbose,
     )
     runs.finish(args, dataset, recorder)
 

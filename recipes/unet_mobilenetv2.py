@@ -99,35 +99,43 @@ def main() -> int | None:
     runs.announce(args, dataset, device)
 
     num_classes = len(dataset.class_names)
-    model = build_model(args.image_size, num_classes)
+    with device.team.strategy.scope():
+        model = build_model(args.image_size, num_classes)
+        if encoder:
+            backbones.copy_weights(encoder, model)
+        device.team.synchronize(model)
     # One stage after another: (epochs, learning rate, which part of the encoder trains).
     stages = [(args.epochs, args.learning_rate, "nothing")]
     stages += [(args.fine_tune_epochs, args.learning_rate * FINE_TUNE_FACTOR, "convolutions")]
-    if encoder:
-        backbones.copy_weights(encoder, model)
-    else:  # a random encoder is trained from the first epoch
+    if not encoder:  # a random one is trained from the first epoch
         stages = [(args.epochs + args.fine_tune_epochs, args.learning_rate, "everything")]
 
     recorder = runs.Recorder(args, dataset, device)
+    end = 0
     for epochs, peak, trained_part in stages:
-        set_trained_part(model, trained_part)
-        model.compile(
-            optimizer=keras.optimizers.AdamW(
-                runs.warm_up_and_cosine(peak, epochs * dataset.steps_per_epoch), weight_decay=WEIGHT_DECAY
-            ),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.IGNORED),
-            metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
-            jit_compile=device.jit_compile,
-        )
-        finished = len(recorder.rows)
+        first, end = end, end + epochs
+        if recorder.epoch >= end:  # finished before the run was interrupted
+            continue
+        with device.team.strategy.scope():
+            set_trained_part(model, trained_part)
+            model.compile(
+                optimizer=keras.optimizers.AdamW(
+                    runs.warm_up_and_cosine(peak, epochs * dataset.steps_per_epoch), weight_decay=WEIGHT_DECAY
+                ),
+                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.IGNORED),
+                metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
+                jit_compile=device.jit_compile,
+            )
+            recorder.restore(model, first)
         model.fit(
-            dataset.train,
-            initial_epoch=finished,
-            epochs=finished + epochs,
+            recorder.train_data(),
+            initial_epoch=recorder.epoch,
+            epochs=end,
             steps_per_epoch=dataset.steps_per_epoch,
             validation_data=dataset.validation,
             callbacks=[recorder],
             shuffle=False,  # the pipeline has done it
+            verbose=device.verbose,
         )
     runs.finish(args, dataset, recorder)
 

@@ -52,7 +52,7 @@ def test_an_epoch_shows_each_image_once_and_the_next_in_another_order():
         return image, image[..., :1]
 
     splits = {"train": elements, "validation": elements, "test": elements}
-    train = data.pipelines(splits, decode, image_size=32, batch_size=8, seed=0)["train"]
+    train = data.pipelines(splits, decode, image_size=32, batch_size=8, seed=0)["train_from"](0)
     seen = batches(train, 10)[1][:, 0, 0].reshape(2, 40)
     for epoch in seen:
         assert sorted(epoch) == list(range(40))

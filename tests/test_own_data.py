@@ -1,10 +1,13 @@
 """A person's own pictures and masks: every layout trains, scores and predicts; every mistake in them is named."""
 
 import json
+import struct
+import zlib
 
-from common import data, folders, masks
+from common import data, folders, masks, scores
 from common.files import InputError
 
+import keras
 import numpy as np
 import pytest
 import unet_scratch
@@ -91,20 +94,34 @@ def test_own_data_train_score_and_predict(command_line, tmp_path, classes, names
 
 
 def test_ignored_pixels_count_nowhere(command_line, tmp_path):
-    """A third of each mask is 255; a network that is right elsewhere has a perfect score."""
-    folder = make(tmp_path / "data", 2, names=("low", "high", "255 ignore"))
+    """A third of each mask is 255, and of one picture all of it: it is told and left out."""
+    folder = make(tmp_path / "data", 2, names=("costs $5", "costs $9", "255 ignore"))
     for path in (folder / "masks").iterdir():
         label = np.array(Image.open(path))
         label[:, ::3] = 255
-        Image.fromarray(label).save(path)
+        Image.fromarray(label if path.stem != "07" else np.full_like(label, 255)).save(path)
     own = data.load(str(folder), 32, 4)
-    assert own.class_names == ("low", "high")
+    assert own.class_names == ("costs $5", "costs $9") and sum(own.counts.values()) == 19
     images, labels = next(iter(own.train))
     assert set(np.unique(labels)) == {0, 1, 255} and images.shape == (4, 32, 32, 3)
-    status, _, err = command_line(unet_scratch, "--data", folder, *QUICK, "--output", tmp_path / "output")
-    assert (status, err) == (0, "")
+
+    logits = np.random.default_rng(0).normal(size=(*labels.shape, 2)).astype(np.float32)
+    known = labels.numpy() != 255
+    correct = (logits.argmax(-1) == labels.numpy())[known]
+    for metric in (scores.PixelAccuracy(2), scores.MeanIoU(2)):
+        metric.update_state(labels, logits)
+        assert int(np.sum(metric.matrix)) == known.sum()
+        assert int(np.trace(metric.matrix)) == correct.sum()
+    assert float(scores.PixelAccuracy(2)(labels, logits)) == pytest.approx(correct.mean(), abs=1e-6)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.IGNORED)(labels, logits)
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    of_truth = np.take_along_axis(shares, np.where(known, labels, 0)[..., None], axis=-1)[..., 0]
+    assert float(loss) == pytest.approx(-np.log(of_truth[known]).mean(), rel=1e-4)
+
+    status, out, err = command_line(unet_scratch, "--data", folder, *QUICK, "--output", tmp_path / "output")
+    assert (status, err) == (0, "") and "remarks: 1" in out and "07.png: all one class (all of it ignored" in out
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
-    assert tuple(metrics["test"]["iou"]) == ("low", "high") and 0 < metrics["test"]["pixel_accuracy"] <= 1
+    assert tuple(metrics["test"]["iou"]) == ("costs $5", "costs $9")
 
 
 def test_lists_of_the_splits(tmp_path):
@@ -112,6 +129,18 @@ def test_lists_of_the_splits(tmp_path):
     (folder / "annotations" / "trainval.txt").write_text("".join(f"{number:02} 1 1 1\n" for number in range(15)))
     (folder / "annotations" / "test.txt").write_text("".join(f"{number:02} 1 1 1\n" for number in range(15, 20)))
     assert data.load(str(folder), 32, 4).counts == {"train": 13, "validation": 2, "test": 5}
+    # As others write them: with a BOM, with endings, and with a name that is not there.
+    (folder / "annotations" / "test.txt").write_text("\ufeff15.jpg\n16.jpg\nnowhere.jpg\n", encoding="utf-8")
+    found = folders.survey(folder)
+    assert [pair.image.stem for pair in found.test] == ["15", "16"]
+    assert (
+        len(found.remarks) == 1
+        and "test.txt: names without a pair" in found.remarks[0]
+        and "nowhere" in found.remarks[0]
+    )
+    (folder / "annotations" / "test.txt").write_text("03\n16\n")
+    with pytest.raises(InputError, match=r"1 names stand in trainval.txt too, like 03"):
+        folders.survey(folder)
 
 
 def test_real_pets_in_oxford_s_layout(command_line, shared):
@@ -160,7 +189,7 @@ REMARKS = {"no_mask.png": "no partner", "no_picture.png": "no partner", "all_one
 
 def test_every_problem_is_found_by_name(command_line, spoilt):
     status, out, err = command_line(unet_scratch, "--data", spoilt, "--check-data")
-    assert status == 2 and err.count("\n") == 1 and f"{len(PROBLEMS)} problems" in err
+    assert status == 2 and err.count("\n") == 1 and f"problems: {len(PROBLEMS)}" in err
     remarks, problems = out.split("problems: ")
     for lines, expected in ((problems, PROBLEMS), (remarks.split("remarks: ")[1], REMARKS)):
         for name, words in expected.items():
@@ -186,14 +215,61 @@ def test_a_smoothed_mask_is_told(tmp_path):
     label[0, :5] = range(100, 105)
     Image.fromarray(label).save(folder / "masks" / "03.png")
     found = folders.survey(folder)
-    assert found.problems == [f"{folder}/masks/03.png: values outside the 2 classes: 100, 101, 102, 103, 104"]
+    (problem,) = found.problems
+    assert problem.startswith(f"{folder}/masks/03.png: values outside the 2 classes: 100, 101, 102, 103, 104")
+
+
+def four_bits(folder):
+    """Pillow stretches the values of such a grey picture to 0, 17, 34, ..."""
+    for path in (folder / "masks").iterdir():
+        label = np.array(Image.open(path))
+        rows = b"".join(b"\0" + bytes(row[0::2] << 4 | row[1::2]) for row in label)
+        head = struct.pack(">2I5B", label.shape[1], label.shape[0], 4, 0, 0, 0, 0)
+        chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        packed = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+def relabel(*values):
+    def change(folder):
+        for path in (folder / "masks").iterdir():
+            Image.fromarray(np.array(values, np.uint8)[np.array(Image.open(path))]).save(path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (four_bits, "8-bit grey or palette PNG; this one is L;4"),
+        (relabel(0, 38, 75), "the values 0, 38, 75 leave gaps"),
+        (relabel(0, 1, 255), "255 ignore"),
+        (
+            lambda folder: (relabel(1, 2, 2)(folder), (folder / "classes.txt").write_text("a\nb\nc\n")),
+            "from 0 or from 1",
+        ),
+        (lambda folder: (folder / "images" / "03.png").write_bytes(b"x"), "has the same mask"),
+    ],
+)
+def test_what_would_train_wrong_without_a_word(tmp_path, spoil, words):
+    folder = make(tmp_path / "data", 3)
+    spoil(folder)
+    with pytest.raises(InputError, match=words):
+        data.load(str(folder), 32, 4)
+
+
+@pytest.mark.parametrize("text", ["\ufeffa\r\nb\r\nc\r\n", "0 a\n1: b\n2 c\n", "# names\na\n\nb\nc\nIGNORE (255)\n"])
+def test_ways_to_write_the_names(tmp_path, text):
+    folder = make(tmp_path / "data", 3)
+    (folder / "classes.txt").write_text(text, encoding="utf-8", newline="")
+    assert folders.survey(folder).class_names == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda folder: (folder / "masks").rename(folder / "labels"), "it has to hold images/ and masks/"),
-        (lambda folder: [path.unlink() for path in (folder / "masks").iterdir()], "only 0 pairs"),
+        (lambda folder: [path.unlink() for path in (folder / "masks").iterdir()], "too few pairs"),
         (lambda folder: (folder / "classes.txt").write_text("one\n"), "2 to 255 classes"),
         (lambda folder: (folder / "classes.txt").write_text("a\nb\nb\n"), "none twice"),
         (lambda folder: (folder / "classes.txt").write_bytes(b"\xff\xfe\xfa"), "text in UTF-8"),
@@ -223,5 +299,9 @@ def test_a_picture_for_255_classes(tmp_path):
     assert colors.shape == (255, 3) and len(np.unique(colors[:100], axis=0)) == 100
     label = np.arange(256, dtype=np.uint8).reshape(16, 16)
     example = masks.Example(np.zeros((16, 16, 3), np.uint8), label, label[:, ::-1] % 255, 0.5)
-    masks.mosaic(tmp_path / "many.png", [example], names[:40], "forty classes")
-    assert Image.open(tmp_path / "many.png").height > 250
+    masks.mosaic(tmp_path / "few.png", [example], names[:3], "three classes")
+    masks.mosaic(tmp_path / "many.png", [example], names, "255 classes")
+    few, many = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("few", "many"))
+    assert few.shape[1] == many.shape[1]
+    black = [(picture[:, : picture.shape[1] // 4] == 0).all(-1).any(1).sum() for picture in (few, many)]
+    assert black[1] > 0.9 * black[0]  # the photo, black, is as large beside a long legend

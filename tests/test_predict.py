@@ -1,8 +1,10 @@
 """Own photos through the trained recipes: what is written, and what is said of what cannot be."""
 
 import json
+import weakref
+from types import SimpleNamespace
 
-from common import data, masks, photos, predict, runs, synthetic
+from common import data, masks, photos, predict, runs, scores, synthetic
 
 import cv2
 import keras
@@ -175,6 +177,58 @@ def test_a_video(command_line, weights, tmp_path):
     assert json.loads(line)["frames"] == 11
 
 
+def test_videos_that_are_odd(command_line, weights, tmp_path):
+    """A size that the codec cannot write, a frame rate that makes no sense, a file that breaks off."""
+    for name, rate, size in (("odd", 10, (161, 121)), ("fast", 90000, (160, 120)), ("cut", 10, (160, 120))):
+        writer = cv2.VideoWriter(
+            str(tmp_path / f"{name}.avi"), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), rate, size
+        )
+        for number in range(12):
+            noise = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+            writer.write(noise)
+        writer.release()
+    whole = (tmp_path / "cut.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    flags = ("--weights", weights, "--output", tmp_path / "output")
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, *flags)
+    assert status == 1 and err.count("\n") == 1 and "cut.avi: it breaks off after" in err, err
+    for name, width in (("odd", 160), ("fast", 160), ("cut", 160)):
+        video = cv2.VideoCapture(str(tmp_path / "output" / f"{name}_overlay.mp4"))
+        assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == width and next(predict.frames(video)).std() > 5
+
+
+def test_shards_are_disjoint_and_complete_and_go_on(command_line, weights, tmp_path):
+    for number in range(7):
+        drawn_photo(tmp_path / f"pet {number}.png", number, size=(64, 48))
+    flags = ("--predict", tmp_path, "--weights", weights, "--output", tmp_path / "output")
+    paths = []
+    for part in (1, 2, 3):
+        status, _, err = command_line(unet_scratch, *flags, "--shard", f"{part}/3")
+        assert (status, err) == (0, "")
+        lines = (tmp_path / "output" / f"predictions-{part}-of-3.jsonl").read_text().splitlines()
+        paths += [json.loads(line)["path"] for line in lines]
+    assert sorted(paths) == sorted(str(path) for path in tmp_path.glob("*.png"))
+
+    # A shard that was killed while it wrote its second line does what is missing and leaves the rest alone.
+    journal = tmp_path / "output" / "predictions-1-of-3.jsonl"
+    first, second, *_ = journal.read_text().splitlines(keepends=True)
+    journal.write_text(first + second[:20])
+    done, missing = (tmp_path / "output" / f"pet {number}_mask.png" for number in (0, 3))
+    missing.unlink()
+    before = done.stat().st_mtime_ns
+    status, out, _ = command_line(unet_scratch, *flags, "--shard", "1/3")
+    assert status == 0 and "photos: 2" in out and "done before: 1" in out
+    assert missing.exists() and done.stat().st_mtime_ns == before
+    again = [json.loads(line)["path"] for line in journal.read_text().splitlines()]
+    assert again == [str(tmp_path / f"pet {number}.png") for number in (0, 3, 6)]
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
+def test_shards_that_make_no_sense(command_line, tmp_path, shard):
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--shard", shard)
+    assert status == 2 and f"--shard: {shard}" in err and err.count("\n") == 1
+
+
 def other_recipe(path, _):
     runs.save_model(unet_mobilenetv2.build_model(32, 3), path / "x.keras", synthetic.CLASS_NAMES)
     return path / "x.keras", "of another recipe, unet_mobilenetv2"
@@ -183,6 +237,12 @@ def other_recipe(path, _):
 def other_classes(path, _):
     unet_scratch.build_model(256, 5).save_weights(path / "x.weights.h5")
     return path / "x.weights.h5", "number of classes"
+
+
+def no_picture(path, _):
+    inputs = keras.Input((10,))
+    runs.save_model(keras.Model(inputs, keras.layers.Dense(3)(inputs), name="unet_scratch"), path / "x.keras", "abc")
+    return path / "x.keras", "each pixel"
 
 
 def cut_file(path, weights):
@@ -196,7 +256,7 @@ def text_file(path, _):
 
 
 @pytest.mark.parametrize(
-    "make", [other_recipe, other_classes, cut_file, text_file, lambda *_: ("nowhere", "no such file")]
+    "make", [other_recipe, other_classes, no_picture, cut_file, text_file, lambda *_: ("nowhere", "no such file")]
 )
 def test_weights_that_do_not_fit(command_line, weights, tmp_path, make):
     drawn_photo(tmp_path / "a.png")
@@ -223,9 +283,7 @@ def test_memory_does_not_grow_with_the_photos(weights, tmp_path):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02}.png")
     alive, most = set(), 0
     reader = photos.Reader([tmp_path], tmp_path / "output")
-    import weakref
-
-    for batch in predict.batches(reader, 8):
+    for batch in predict.batches(reader, lambda photo: photo.pixels):
         for photo in batch:
             alive.add(id(photo.pixels))
             weakref.finalize(photo.pixels, alive.discard, id(photo.pixels))
@@ -246,13 +304,12 @@ def test_the_shipped_file():
 
 
 def test_half_precision_costs_next_to_nothing(shared):
-    """The scores of the shipped weights on real validation photos are those stated in weights/README.md, nearly."""
-    args = type("Flags", (), {"weights": SHIPPED, "recipe": "unet_mobilenetv2"})
+    """Real test photos at the size of the training score what weights/README.md says, within what 64 photos tell."""
+    args = SimpleNamespace(weights=SHIPPED, recipe="unet_mobilenetv2")
     network = predict.load(args, lambda _, classes: unet_mobilenetv2.build_model(128, classes))
     pets = data.load("oxford_iiit_pet", 128, 32, data_dir=str(shared / "tfds"), limit=64)
-    hits = union = 0
+    matrix = np.zeros((3, 3))
     for images, labels in pets.test:
-        found = network.probabilities(images.numpy().astype(np.float32)).argmax(-1) != 1
-        truth = labels.numpy() != 1
-        hits, union = hits + (found & truth).sum(), union + (found | truth).sum()
-    assert hits / union > REAL_IOU
+        found = network.probabilities(images.numpy().astype(np.float32)).argmax(-1)
+        matrix += scores.confusion_matrix(labels, found, 3)
+    assert scores.report(matrix, synthetic.CLASS_NAMES)["mean_iou"] > 0.74

@@ -15,3 +15,4 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what it cannot read, the rec
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files, also where there is no screen
 warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # about Python 3.10's end of life
+warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in letters that the font lacks

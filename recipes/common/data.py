@@ -36,9 +36,13 @@ class Data(NamedTuple):
     class_names: tuple[str, ...]
     counts: dict[str, int]
     steps_per_epoch: int
-    train: tf.data.Dataset
+    train_from: Callable[..., tf.data.Dataset]  # from a step on, which an interrupted run wants; see `pipelines`
     validation: tf.data.Dataset
     test: tf.data.Dataset
+
+    @property
+    def train(self) -> tf.data.Dataset:
+        return self.train_from(0)
 
 
 class Source(NamedTuple):
@@ -95,8 +99,12 @@ def load(
 
 def pipelines(
     splits: dict[str, tf.data.Dataset], decode: Callable, image_size: int, batch_size: int, seed: int
-) -> dict[str, tf.data.Dataset]:
-    """Turns the elements of train, validation and test into batches, as `Data` describes them."""
+) -> dict:
+    """Turns the elements of train, validation and test into what `Data` describes.
+
+    train_from(step, worker=0, workers=1) gives the train pipeline from that batch on. Where several workers train
+    together each takes its part of every batch, and augments it as it would be in the whole one.
+    """
 
     def decode_and_resize(element):
         return resize(*decode(element), image_size)
@@ -106,19 +114,35 @@ def pipelines(
         for split in ("train", "validation", "test")
     )
     count, take = _in_memory(train)
-    train = (
-        tf.data.Dataset.range(count)
-        .shuffle(count, seed=seed)
-        .repeat()
-        .batch(batch_size, drop_remainder=True)
-        .enumerate()  # augmentation comes last, or one random choice would serve for ever
-        .map(lambda step, indices: augment(*take(indices), seed=(seed, step)), num_parallel_calls=tf.data.AUTOTUNE)
-    )
-    count, take = _in_memory(validation)
-    validation = tf.data.Dataset.range(count).batch(batch_size).map(take)
+
+    def train_from(step, worker=0, workers=1):
+        part = batch_size // workers
+        first = worker * part
+
+        def load(step, indices):
+            pair = take(indices[first : first + part])
+            return augment(*pair, seed=(seed, step), first=first, total=batch_size)
+
+        def shuffled(epoch):  # drawn from (seed, epoch) and nothing else, so that any part can be made again
+            order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=(seed, epoch))
+            return tf.data.Dataset.from_tensor_slices(order)
+
+        return (
+            tf.data.Dataset.counter()
+            .flat_map(shuffled)
+            .batch(batch_size, drop_remainder=True)
+            .enumerate()
+            .skip(step)  # only numbers are passed over
+            .map(load, num_parallel_calls=tf.data.AUTOTUNE)  # last, or one random choice would serve for ever
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    count_validation, take_validation = _in_memory(validation)
+    validation = tf.data.Dataset.range(count_validation).batch(batch_size).map(take_validation)
     return {
-        split: dataset.prefetch(tf.data.AUTOTUNE)
-        for split, dataset in (("train", train), ("validation", validation), ("test", test.batch(batch_size)))
+        "train_from": train_from,
+        "validation": validation.prefetch(tf.data.AUTOTUNE),
+        "test": test.batch(batch_size).prefetch(tf.data.AUTOTUNE),
     }
 
 
@@ -153,17 +177,20 @@ def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf
     return tf.ensure_shape(image, (size, size, 3)), tf.ensure_shape(label, (size, size, 1))[..., 0]
 
 
-def augment(images: tf.Tensor, labels: tf.Tensor, seed) -> tuple[tf.Tensor, tf.Tensor]:
+def augment(
+    images: tf.Tensor, labels: tf.Tensor, seed, first: int = 0, total: int | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Flips, crops and recolours each image of a batch on its own, and its label map along with it.
 
     Half of the images are mirrored; of each, a window of 60 to 100 % of its side is enlarged to full size;
     contrast, saturation and brightness change. All of it is drawn from `seed`, two integers, so that a batch
-    can be made again, in any order of threads.
+    can be made again, in any order of threads, and in parts: those from `first` on of a batch of `total`.
 
     Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W].
     """
     count, height, width = tf.unstack(tf.shape(labels))
-    uniform = tf.random.stateless_uniform((7, count), seed=tf.cast(tf.stack(seed), tf.int64))
+    uniform = tf.random.stateless_uniform((7, total or count), seed=tf.cast(tf.stack(seed), tf.int64))
+    uniform = uniform[:, first : first + count]
     mirrored, window, left, top, contrast, saturation, brightness = tf.unstack(uniform)
 
     # One affine map for each image says where an output pixel is read. It goes through pixel centres (+ 0.5),
@@ -200,7 +227,7 @@ def augment(images: tf.Tensor, labels: tf.Tensor, seed) -> tuple[tf.Tensor, tf.T
     return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), labels
 
 
-def _hold_out(elements: tf.data.Dataset, seed: int, share: float) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+def _hold_out(elements: tf.data.Dataset, seed: int, share: float = 0.1) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Splits off a seeded share for validation, before anything is decoded."""
     count = _count(elements)
     held_out = np.zeros(count, bool)

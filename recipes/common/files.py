@@ -41,9 +41,26 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None:  # of this file, by the name that people know
+            error.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_left_overs(folder: pathlib.Path) -> None:
+    """Removes the temporary files of `replacing` whose process was killed."""
+    for path in folder.glob(".*-*"):
+        owner = path.name[1:].partition("-")[0]
+        if owner.isdecimal():
+            try:
+                os.kill(int(owner), 0)  # asks only whether it lives
+            except ProcessLookupError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                pass
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

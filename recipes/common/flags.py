@@ -66,14 +66,21 @@ def training(
     add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
     add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help=f"default output/{recipe}")
+    add("--resume", action="store_true", help="go on with an interrupted run after what it has finished")
     text = "segment own photos, folders of them, or videos, instead of training"
     add("--predict", nargs="+", type=pathlib.Path, metavar="PATH", help=text)
+    text = "with --predict: do the I-th of N parts only, and of it what is missing"
+    add("--shard", type=_shard, metavar="I/N", help=text)
     text = f"trained weights for --predict (default weights/{recipe}.keras)"
     add("--weights", type=pathlib.Path, metavar="FILE", help=text)
     add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
     args = parser.parse_args()
     if args.weights and not args.predict:
         raise InputError("--weights: it goes with --predict; a training starts from --backbone-weights")
+    if args.shard and not args.predict:
+        raise InputError("--shard: it goes with --predict; a training is shared out by TF_CONFIG")
+    if args.check_data and args.predict:
+        raise InputError("--check-data: it does nothing else; leave --predict out")
     if args.check_data and not pathlib.Path(args.data).is_dir():
         raise InputError(f"--check-data: it checks a folder; {args.data} is none, give one with --data DIR")
     args.recipe, args.output = recipe, args.output.resolve()
@@ -115,6 +122,13 @@ def whole(text: str) -> int:
     if not text.isdecimal() or int(text) >= LARGEST:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {LARGEST - 1}")
     return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) < LARGEST):
+        raise argparse.ArgumentTypeError(f"{text} is not a part like 1/8, the first of eight")
+    return int(part), int(parts)
 
 
 def _image_size(text: str) -> int:

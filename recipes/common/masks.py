@@ -14,7 +14,9 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+matplotlib.rcParams["text.parse_math"] = False  # a name may have a dollar in it
 # Orange, deep blue and a light yellow stay apart for colour-blind readers and in grey print (Okabe & Ito 2008).
+LEGEND_COLUMNS, LEGEND_CLASSES = 5, 24
 NAMED_COLORS = {"pet": (230, 140, 20), "background": (36, 62, 110), "border": (250, 240, 170)}
 
 
@@ -52,8 +54,10 @@ def mosaic(path: pathlib.Path, examples: Sequence[Example], class_names: Sequenc
     """Saves a PNG: a row for each example with photo, truth, prediction and overlay, its IoU and a legend below."""
     colors = palette(class_names)
     columns = ("photo", "truth", "prediction", "overlay")
-    side = 2.2  # inches
-    figure = Figure(figsize=(side * len(columns) + 0.5, side * len(examples) + 0.9), layout="constrained")
+    legend = _legend(examples, class_names, colors)
+    side, legend_rows = 2.2, -(-len(legend) // LEGEND_COLUMNS)  # inches
+    size = (side * len(columns) + 0.5, side * len(examples) + 0.68 + 0.24 * legend_rows)
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(len(examples), len(columns), squeeze=False)
     for row, example in zip(axes, examples, strict=True):
@@ -69,14 +73,23 @@ def mosaic(path: pathlib.Path, examples: Sequence[Example], class_names: Sequenc
         row[0].set_ylabel(f"IoU {example.iou:.2f}", fontsize=11)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=11)
-    seen = np.zeros(256, bool)
-    for example in examples:
-        seen[np.union1d(example.label, example.prediction)] = True
-    legend = [
-        Patch(facecolor=color / 255, edgecolor="grey", label=textwrap.shorten(name, 24, placeholder="..."))
-        for color, name, is_seen in zip(colors, class_names, seen[: len(class_names)], strict=True)
-        if is_seen or len(class_names) <= 6
-    ]
-    figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 5), frameon=False)
+    figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), LEGEND_COLUMNS), frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _legend(examples: Sequence[Example], class_names: Sequence[str], colors: np.ndarray) -> list[Patch]:
+    """A coloured field for each class; of many, only for those that are seen most."""
+    pixels = sum(np.bincount(np.append(e.label, e.prediction), minlength=256) for e in examples)[: len(class_names)]
+    order = np.argsort(-pixels, kind="stable")[:LEGEND_CLASSES]
+    shown = sorted(index for index in order if pixels[index] or len(class_names) <= LEGEND_COLUMNS)
+    fields = [
+        Patch(
+            facecolor=colors[index] / 255,
+            edgecolor="grey",
+            label=textwrap.shorten(class_names[index], 24, placeholder="..."),
+        )
+        for index in shown
+    ]
+    more = np.count_nonzero(pixels) - len(shown)
+    return fields + ([Patch(alpha=0, label=f"and {more} more")] if more > 0 else [])

@@ -17,7 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 READ_AHEAD = 2  # photos that are decoded while the one before is worked on
-VIDEOS = {".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv"}
+VIDEOS = {".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+VIDEOS |= {".ogv", ".ts", ".vob", ".webm", ".wmv"}
 LONGEST_NAME = 180  # bytes; file systems stop at 255
 # Pillow knows these endings, but they are no photos, ...
 NO_PICTURES = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
@@ -61,7 +62,8 @@ class Reader:
             raise InputError(f"--output {output}: this folder holds photos to work on; name another one")
         self.photos, self.videos = [], []
         for path, name in zip(paths, output_names(paths), strict=True):
-            (self.videos if videos and _is_video(path) else self.photos).append((path, name))
+            is_video = videos and (_is_video(path) or (not _is_picture(path) and opens_as_video(path)))
+            (self.videos if is_video else self.photos).append((path, name))
 
     def __iter__(self) -> Iterator[Photo]:
         bar = tqdm(total=len(self.photos), unit="photo", file=sys.stdout, disable=not self.photos)
@@ -118,6 +120,10 @@ def find(argument: pathlib.Path, videos: bool = False) -> list[pathlib.Path]:
 
 def _is_video(path: pathlib.Path) -> bool:
     return path.suffix.lower() in VIDEOS and not path.name.startswith(".")
+
+
+def opens_as_video(path: pathlib.Path) -> bool:
+    return path.is_file() and cv2.VideoCapture(str(path)).isOpened()
 
 
 def _is_picture(path: pathlib.Path) -> bool:

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 from common.files import replacing, write_text
 
+import matplotlib
 import matplotlib.pyplot as plt
 from tensorflow_docs.plots import HistoryPlotter
 
 CURVES = ("loss", "accuracy", "mean_iou")
 STYLE = "seaborn-v0_8-darkgrid"
+matplotlib.rcParams["text.parse_math"] = False  # a name may have a dollar in it
 
 
 def read_history(path: pathlib.Path) -> SimpleNamespace:
@@ -92,7 +94,7 @@ def _table(runs: dict[str, dict]) -> str:
 
     def rank(run):
         config = runs[run]["config"]
-        return config["data"], config["image_size"], -runs[run]["test"]["mean_iou"]
+        return config["data"], config["image_size"], -(runs[run]["test"]["mean_iou"] or 0)
 
     for run in sorted(runs, key=rank):
         metrics = runs[run]

@@ -1,6 +1,7 @@
 """What a trained recipe is for: segments a person's own photos and videos, at their own size."""
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
@@ -12,10 +13,10 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common import masks, photos
-from common.files import ROOT, InputError, print_table, replacing, shown
+from common.files import ROOT, InputError, print_table, replacing, shown, write_text
 from common.runs import CLASSES_FILE, device_name, gpu_details
 from common.synthetic import CLASS_NAMES
 
@@ -28,11 +29,14 @@ from PIL import Image
 from tqdm import tqdm
 
 BATCH_SIZE = 8
-# Strength and tolerance of the edge-aware filter: chosen on 60 training photos, where they gave the best outline.
-SMOOTHNESS = 200.0  # for a photo of 500 pixels
+BATCH_PIXELS = 50e6  # of the photos in a batch: few large ones, so that they fit into memory
+# Chosen on 100 training photos, where they gave the best outline. Lengths are those in a photo of 500 pixels.
+SMOOTHNESS = 100.0  # of the edge-aware filter
 EDGE_TOLERANCE = 8.0  # grey levels
+BORDER = 8.5  # half of the width of a trimap's border
 CONTRAST = 3.0  # of a cutout's edge: its alpha goes from nothing to full in this part of the probability's range
 BACKGROUND = "background"
+MOST_LINES = 40  # of the table
 
 
 class Network(NamedTuple):
@@ -53,46 +57,84 @@ def run(args: argparse.Namespace, build_model: Callable[[int, int], keras.Model]
     reader = photos.Reader(args.predict, args.output, videos=True)
     if not reader.photos and not reader.videos:
         return reader.exit_status()
+    part, parts = args.shard or (1, 1)
+    reader.photos, reader.videos = reader.photos[part - 1 :: parts], reader.videos[part - 1 :: parts]
     network = load(args, build_model)
+    journal = Journal(args.output, network.class_names, args.shard, keep=bool(args.resume or args.shard))
+    reader.done = journal.skip(reader.photos) + journal.skip(reader.videos)
     names = ", ".join(network.class_names[:6]) + (", ..." if len(network.class_names) > 6 else "")
     where = f"{shown(network.file)}, {network.size} px: {names} | {device_name(gpu_details())}"
-    print(f"{args.recipe} | photos: {len(reader.photos)}, videos: {len(reader.videos)} | {where}", flush=True)
+    what = f"photos: {len(reader.photos)}, videos: {len(reader.videos)}, done before: {reader.done}"
+    print(f"{args.recipe} | {what} | {where}", flush=True)
 
-    args.output.mkdir(parents=True, exist_ok=True)
-    rows = [("photo or video", "size", "seconds", "shares")]
-    with (args.output / "predictions.jsonl").open("w", encoding="utf-8") as lines:
-
-        def record(path, size, shares, seconds, **more):
-            width, height = size
-            shares = dict(zip(network.class_names, (round(float(share), 5) for share in shares), strict=True))
-            entry = {"path": str(path), "size": [width, height], **more, "shares": shares, "seconds": round(seconds, 3)}
-            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            lines.flush()
-            largest = sorted(shares.items(), key=lambda item: -item[1])[:4]
-            summary = ", ".join(f"{share:.0%} {name}" for name, share in largest)
-            rows.append((str(shown(path)), f"{width} x {height}", f"{seconds:.1f}", summary))
-            reader.done += 1
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for batch in batches(reader, BATCH_SIZE):
-                began = time.perf_counter()
-                answers = _answer(network, [photo.pixels for photo in batch])
-                results = list(pool.map(functools.partial(_write_photo, args.output, network), batch, answers))
-                seconds = (time.perf_counter() - began) / len(batch)
-                for photo, shares in zip(batch, results, strict=True):
-                    record(photo.path, photo.pixels.shape[1::-1], shares, seconds)
-        for path, name in reader.videos:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in batches(reader, lambda photo: photo.pixels):
             began = time.perf_counter()
-            try:
-                size, frames, shares = _write_video(args.output / f"{name}_overlay.mp4", path, network)
-            except InputError as error:
-                reader.fail(str(error))
-            else:
-                record(path, size, shares, time.perf_counter() - began, frames=frames)
+            answers = _answer(network, [photo.pixels for photo in batch])
+            results = list(pool.map(functools.partial(_write_photo, args.output, network), batch, answers))
+            seconds = (time.perf_counter() - began) / len(batch)
+            for photo, shares in zip(batch, results, strict=True):
+                journal.add(photo.path, photo.pixels.shape[1::-1], shares, seconds)
+                reader.done += 1
+    for path, name in reader.videos:
+        began = time.perf_counter()
+        try:
+            size, count, shares = _write_video(args.output / f"{name}_overlay.mp4", path, network)
+        except InputError as error:
+            reader.fail(str(error))
+        else:
+            journal.add(path, size, shares, time.perf_counter() - began, frames=count)
+            reader.done += 1
     if reader.done:
-        print_table(rows)
-        print(f"pictures and predictions.jsonl are in {shown(args.output)}")
+        journal.print()
+        print(f"pictures and {journal.path.name} are in {shown(args.output)}")
     return reader.exit_status()
+
+
+class Journal:
+    """predictions.jsonl, a line for each photo when its pictures are written. A shard has a file of its own."""
+
+    def __init__(self, folder: pathlib.Path, class_names: Sequence[str], shard: tuple[int, int] | None, keep: bool):
+        """With `keep` what is written there already is done, and need not be done again."""
+        name = "predictions.jsonl" if shard is None else "predictions-{}-of-{}.jsonl".format(*shard)
+        self.path, self.class_names = folder / name, class_names
+        self.lines = []  # what this run has written
+        self.kept = {}
+        if keep and self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # the last one may be half
+                    self.kept[json.loads(line)["path"]] = line
+
+    def skip(self, items: list[tuple[pathlib.Path, str]]) -> int:
+        """Takes what is done out of a list of paths and names; returns how many that were."""
+        before = len(items)
+        items[:] = [(path, name) for path, name in items if _text(path) not in self.kept]
+        return before - len(items)
+
+    def add(self, path: pathlib.Path, size: tuple[int, int], shares: np.ndarray, seconds: float, **more) -> None:
+        if not self.lines:  # until now the file of the run before has stayed as it was
+            write_text(self.path, "".join(f"{line}\n" for line in self.kept.values()))
+        shares = dict(zip(self.class_names, (round(float(share), 5) for share in shares), strict=True))
+        entry = {"path": _text(path), "size": list(size), **more, "shares": shares, "seconds": round(seconds, 3)}
+        self.lines.append(entry)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def print(self) -> None:
+        table = [("photo or video", "size", "seconds", "shares")]
+        for entry in self.lines[:MOST_LINES]:
+            largest = sorted(entry["shares"].items(), key=lambda item: -item[1])[:4]
+            summary = ", ".join(f"{share:.0%} {name}" for name, share in largest)
+            name = str(shown(pathlib.Path(entry["path"])))
+            table.append((name, "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
+        print_table(table)
+        if len(self.lines) > MOST_LINES:
+            print(f"... and {len(self.lines) - MOST_LINES} more")
+
+
+def _text(path: pathlib.Path) -> str:
+    """A path as text that any file takes, also where its bytes are no UTF-8."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 def load(args: argparse.Namespace, build_model: Callable[[int, int], keras.Model]) -> Network:
@@ -114,13 +156,18 @@ def load(args: argparse.Namespace, build_model: Callable[[int, int], keras.Model
     except InputError:
         raise
     except Exception as error:  # zipfile, HDF5, JSON and Keras raise a dozen kinds
-        reason = "damaged, of another recipe or of another number of classes"
+        reason = "damaged, of another recipe or number of classes, or without the attributes named in weights/README.md"
         raise InputError(f"--weights {path}: no weights for {args.recipe} ({reason})") from error
     if model.name != args.recipe:
         raise InputError(f"--weights {path}: of another recipe, {model.name}; this one is {args.recipe}")
+    size = model.input_shape[1] if len(model.input_shape) == 4 else None
+    if not size or (model.input_shape, model.output_shape) != ((None, size, size, 3), (None, size, size, len(names))):
+        raise InputError(
+            f"--weights {path}: it does not give {len(names)} classes for each pixel of a square RGB picture"
+        )
 
     answer = tf.function(lambda pixels: keras.ops.softmax(model(pixels, training=False)), reduce_retracing=True)
-    return Network(lambda pixels: answer(tf.constant(pixels)).numpy(), model.input_shape[1], names, path)
+    return Network(lambda pixels: answer(tf.constant(pixels)).numpy(), size, names, path)
 
 
 def _load_model(path: pathlib.Path, _) -> tuple[keras.Model, tuple[str, ...]]:
@@ -132,19 +179,24 @@ def _load_model(path: pathlib.Path, _) -> tuple[keras.Model, tuple[str, ...]]:
 
 
 def _load_weights(path: pathlib.Path, build_model: Callable) -> tuple[keras.Model, tuple[str, ...]]:
-    """Loads what `save_weights` writes; the attributes "image_size" and "class_names" say what the network is for."""
+    """Loads a file of `save_weights` with the attributes "image_size" and "class_names"; see weights/README.md."""
     with h5py.File(path) as file:
-        size = int(file.attrs.get("image_size", 256))
-        names = tuple(json.loads(file.attrs.get("class_names", json.dumps(CLASS_NAMES))))
+        size, names = int(file.attrs["image_size"]), tuple(json.loads(file.attrs["class_names"]))
     model = build_model(size, len(names))
     model.load_weights(path)
     return model, names
 
 
-def batches(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of `size` items, the last one may be shorter."""
-    items = iter(items)
-    while batch := list(itertools.islice(items, size)):
+def batches(pictures: Iterable, pixels: Callable[[Any], np.ndarray]) -> Iterator[list]:
+    """Lists of at most BATCH_SIZE pictures, or fewer large ones; pixels() gives the [H, W, 3] of each."""
+    batch, total = [], 0
+    for picture in pictures:
+        batch.append(picture)
+        total += pixels(picture).size / 3
+        if len(batch) == BATCH_SIZE or total >= BATCH_PIXELS:
+            yield batch
+            batch, total = [], 0
+    if batch:
         yield batch
 
 
@@ -161,41 +213,42 @@ def enlarge(
     """Brings probabilities up to a photo's size.
 
     The photo guides them: they are smoothed along what looks alike and keep their steps where the photo has edges
-    (Min et al.: Fast Global Image Smoothing Based on Weighted Least Squares, TIP 2014). A trimap's border is no part
-    of the picture but a band drawn around the pet, which the filter would wipe out: so its classes are enlarged
-    bilinearly, and the guided outline of the pet goes along the middle of the band.
+    (Min et al.: Fast Global Image Smoothing Based on Weighted Least Squares, TIP 2014). A trimap's border is nothing
+    that is seen in a photo but a band on both sides of the pet's outline, so it is drawn around the guided outline.
 
     Args:
       photo: uint8 [H, W, 3].
       probabilities: float32 [h, w, classes], 0..1.
       class_names: one of them may be "background".
     Returns:
-      The label map, uint8 [H, W], and the guided probability of what is not background, float32 [H, W], 0..1; None
-      where there is no background among the classes.
+      The label map, uint8 [H, W], and the probability of what is not background, float32 [H, W], 0..1; None where
+      there is no background among the classes.
     """
     height, width = photo.shape[:2]
-    strength = SMOOTHNESS * (max(height, width) / 500) ** 2
-    edge_aware = cv2.ximgproc.createFastGlobalSmootherFilter(np.ascontiguousarray(photo), strength, EDGE_TOLERANCE)
-
-    def bilinear(channel):
-        return cv2.resize(np.ascontiguousarray(channel), (width, height), interpolation=cv2.INTER_LINEAR)
+    scale = max(height, width) / 500
+    edge_aware = cv2.ximgproc.createFastGlobalSmootherFilter(
+        np.ascontiguousarray(photo), SMOOTHNESS * scale**2, EDGE_TOLERANCE
+    )
 
     def guided(channel):
-        return edge_aware.filter(bilinear(channel))
-
-    is_trimap = set(class_names) == set(CLASS_NAMES)
-    label, best = np.zeros((height, width), np.uint8), np.full((height, width), -1, np.float32)
-    for index in np.unique(probabilities.argmax(-1)):  # no other can come out on top
-        channel = (bilinear if is_trimap else guided)(probabilities[..., index])
-        label[channel > best] = index
-        np.maximum(best, channel, out=best)
+        channel = np.ascontiguousarray(channel, np.float32)
+        return edge_aware.filter(cv2.resize(channel, (width, height), interpolation=cv2.INTER_LINEAR))
 
     of = {name: probabilities[..., index] for index, name in enumerate(class_names)}
-    if is_trimap:
-        return label, guided(of["pet"] + of["border"] / 2)
-    if BACKGROUND in of:
-        return label, guided(1 - of[BACKGROUND])
-    return label, None
+    if set(of) == set(CLASS_NAMES):
+        pet = guided(of["pet"] + of["border"] / 2)  # its outline goes along the middle of the border
+        inside = (pet > 0.5).astype(np.uint8)
+        to_outline = cv2.distanceTransform(inside, cv2.DIST_L2, 5) + cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
+        named = {name: list(class_names).index(name) for name in CLASS_NAMES}
+        label = np.where(inside == 1, named["pet"], named["background"])
+        return np.where(to_outline <= BORDER * scale, named["border"], label).astype(np.uint8), pet
+
+    label, best = np.zeros((height, width), np.uint8), np.full((height, width), -1, np.float32)
+    for index in np.unique(probabilities.argmax(-1)):  # no other can come out on top
+        channel = guided(probabilities[..., index])
+        label[channel > best] = index
+        np.maximum(best, channel, out=best)
+    return label, guided(1 - of[BACKGROUND]) if BACKGROUND in of else None
 
 
 def alpha(foreground: np.ndarray) -> np.ndarray:
@@ -220,8 +273,11 @@ def _write_photo(folder: pathlib.Path, network: Network, photo: photos.Photo, pr
     with replacing(folder / f"{photo.name}_mask.png") as temporary:
         mask.save(temporary)
     photos.write(folder / f"{photo.name}_overlay.png", overlay(photo.pixels, label, network.class_names))
-    if foreground is not None:
-        photos.write(folder / f"{photo.name}_cutout.png", np.dstack([photo.pixels, alpha(foreground)]))
+    cutout = folder / f"{photo.name}_cutout.png"
+    if foreground is None:
+        cutout.unlink(missing_ok=True)  # of an earlier run with other weights
+    else:
+        photos.write(cutout, np.dstack([photo.pixels, alpha(foreground)]))
     return np.bincount(label.ravel(), minlength=len(network.class_names)) / label.size
 
 
@@ -234,10 +290,12 @@ def frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
 def _write_video(path: pathlib.Path, source: pathlib.Path, network: Network) -> tuple[tuple[int, int], int, np.ndarray]:
     """Writes a video with the overlay of each frame, of the same size and frame rate, without its sound.
 
+    Of an odd size the last row or column is left out, for the codec takes even ones only.
+
     Returns:
       Its size (width, height), the number of frames, and the mean share of each class.
     Raises:
-      InputError: for what OpenCV cannot open as a video.
+      InputError: for what OpenCV cannot read or write as a video, or what breaks off.
     """
     video = cv2.VideoCapture(str(source))
     pictures = frames(video)
@@ -245,12 +303,16 @@ def _write_video(path: pathlib.Path, source: pathlib.Path, network: Network) -> 
     if first is None:
         raise InputError(f"{source}: not a video, or of a kind that OpenCV cannot read")
     height, width = first.shape[:2]
+    rate = video.get(cv2.CAP_PROP_FPS)
+    rate = rate if 0 < rate <= 1000 else 25  # what some files say is no rate
+    announced = video.get(cv2.CAP_PROP_FRAME_COUNT)
+    announced = int(announced) if 0 < announced < 1e8 else None
     count, shares = 0, np.zeros(len(network.class_names))
-    total = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))) or None
-    with replacing(path) as temporary, tqdm(total=total, desc=source.name, unit="frame", file=sys.stdout) as bar:
-        rate = video.get(cv2.CAP_PROP_FPS) or 25
+    with replacing(path) as temporary, tqdm(total=announced, desc=source.name, unit="frame", file=sys.stdout) as bar:
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
-        for batch in batches(itertools.chain([first], pictures), BATCH_SIZE):
+        if not writer.isOpened():
+            raise InputError(f"{source}: a video of {width} x {height} at {rate} frames a second cannot be written")
+        for batch in batches(itertools.chain([first], pictures), np.asarray):
             for frame, probabilities in zip(batch, _answer(network, batch), strict=True):
                 label, _ = enlarge(frame, probabilities, network.class_names)
                 picture = overlay(frame, label, network.class_names)
@@ -259,4 +321,6 @@ def _write_video(path: pathlib.Path, source: pathlib.Path, network: Network) -> 
                 count += 1
                 bar.update()
         writer.release()
+    if announced and count < 0.9 * announced:
+        raise InputError(f"{source}: it breaks off after {count} of {announced} frames; {path.name} has those")
     return (width, height), count, shares / count

@@ -2,20 +2,22 @@
 
 import argparse
 import csv
+import functools
 import json
 import math
 import os
 import pathlib
 import platform
+import signal
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from common import masks, plots, scores
+from common import masks, plots, scores, state, workers
 from common.data import Data
-from common.files import ROOT, InputError, in_one_line, replacing, shown, tell, write_text
+from common.files import ROOT, InputError, in_one_line, remove_left_overs, replacing, shown, tell, write_text
 
 import keras
 import matplotlib
@@ -30,33 +32,64 @@ CLASSES_FILE = "classes.json"
 def start(main: Callable[[], int | None]) -> None:
     """Runs a recipe's main(), which gives the exit status; a mistake becomes one line on stderr.
 
-    An InputError has the status 2, a file that cannot be read or written 1.
+    An InputError has the status 2, a file that cannot be read or written 1, Ctrl-C 130.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files can be anything
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a scheduler sends is as good as Ctrl-C
     try:
         sys.exit(main() or 0)
     except InputError as error:
         tell(str(error))
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that went away
-        tell(f"{error.filename or 'a file'}: {error.strerror or in_one_line(error)}")
+        tell(f"{error.filename or 'a file'}: {in_one_line(error)}; what was finished before is still there")
         sys.exit(1)
+    except KeyboardInterrupt:
+        tell("stopped; the same command with --resume goes on after what is finished")
+        sys.stdout.flush()
+        os._exit(130)  # at once: threads that read data might wait for the interpreter
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
+        if "TF_CONFIG" not in os.environ:
+            raise
+        tell("another worker is gone; waiting for it to come back with --resume")
+        sys.stdout.flush()
+        flags = [flag for flag in sys.argv if flag != "--resume"]
+        os.execv(sys.executable, [sys.executable, *flags, "--resume"])
 
 
 class Device(NamedTuple):
-    """Where the training happens. `description` is for people, `jit_compile` for `Model.compile`."""
+    """Where the training happens. `description` is for people, `jit_compile` and `verbose` for Keras."""
 
     description: str
     jit_compile: bool
+    verbose: str | int
+    team: workers.Team
+    lock: state.Lock | None  # on the output folder; the chief's
 
 
 def prepare(args: argparse.Namespace) -> Device:
-    """Seeds everything, sets up the device, and sets Keras' precision for the models built from here on."""
+    """Finds the devices, seeds everything, sets Keras' precision, and locks the output folder.
+
+    Raises:
+      InputError: where another run is at work in the output folder, or the devices cannot share a batch.
+    """
+    team = workers.assemble(args.batch_size)
+    lock = state.Lock(args.output) if team.is_chief else None
+    if args.resume and lock and not lock.was_interrupted and (args.output / "metrics.json").exists():
+        lock.release()
+        print(f"the run in {shown(args.output)} is finished; there is nothing to go on with")
+        sys.exit(0)
+    if lock:
+        remove_left_overs(args.output)
+        remove_left_overs(args.model.parent)
     keras.utils.set_random_seed(args.seed)
     gpus = gpu_details()
     precision = _best_precision(gpus) if args.precision == "auto" else args.precision
     keras.config.set_dtype_policy(precision)
+    others = f" | worker {team.worker + 1} of {team.workers}" if team.workers > 1 else ""
     # XLA makes a GPU faster, but on a CPU it does without oneDNN's convolutions and takes four times as long.
-    return Device(f"{device_name(gpus)} | {precision}", jit_compile=bool(gpus))
+    description = f"{device_name(gpus)} | {precision}{others}"
+    return Device(description, bool(gpus), "auto" if team.is_chief else 0, team, lock)
 
 
 def gpu_details() -> list[dict]:
@@ -99,31 +132,72 @@ def warm_up_and_cosine(peak: float, steps: int) -> keras.optimizers.schedules.Le
 
 
 class Recorder(keras.callbacks.Callback):
-    """Keeps history.csv up to date and the model of the best epoch so far, by the mean IoU on validation.
+    """Keeps after each epoch what must not be lost: history.csv, the best model so far, and the state to go on from.
 
-    The model is saved in float32 and without its optimizer: a third of the size, and it runs on any device.
+    The best is that with the highest mean IoU on validation. Its model is saved in float32 and without its optimizer: a
+    third of the size, and it runs on any device.
     """
 
     def __init__(self, args: argparse.Namespace, data: Data, device: Device):
+        """With --resume it begins where the last finished epoch of the interrupted run has left off.
+
+        Raises:
+          InputError: where that run had other flags.
+        """
         super().__init__()
-        self.class_names, self.device = data.class_names, device
-        self.path, self.history_path = args.model, args.output / "history.csv"
+        self.args, self.data, self.device = args, data, device
         self.rows, self.best, self.seconds = [], -math.inf, 0.0  # over all calls of fit
+        self.about = {name: vars(args)[name] for name in state.FLAGS if name in vars(args)}
+        self.about |= {"images": data.counts, "classes": list(data.class_names)}
+        self.left = state.load(args.output) if args.resume else None
+        if self.left:
+            state.check(self.left.facts["about"], self.about)
+            self.rows, self.best, self.seconds = (self.left.facts[name] for name in ("rows", "best", "seconds"))
+        if args.resume:
+            print(
+                f"going on after epoch {self.epoch}" if self.left else "no epoch is finished yet; starting", flush=True
+            )
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are finished."""
+        return len(self.rows)
+
+    def restore(self, model: keras.Model, first_epoch: int = 0) -> None:
+        """Puts a model, compiled, where the interrupted run was. `first_epoch` is where its optimizer began."""
+        if self.left:
+            state.assign(model.variables, self.left.model)
+            if self.epoch > first_epoch:
+                model.optimizer.build(model.trainable_variables)
+                state.assign(model.optimizer.variables, self.left.optimizer)
+            self.left = None
+
+    def train_data(self):
+        """The training data from the next epoch on; of several workers each gets its part."""
+        step = self.epoch * self.data.steps_per_epoch
+        pipeline = functools.partial(self.data.train_from, step)
+        return self.device.team.share(pipeline, self.args.batch_size)
 
     def on_train_begin(self, logs=None):
         self.began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}})
-        with replacing(self.history_path) as temporary, temporary.open("w", newline="") as file:
+        now = time.perf_counter()
+        self.seconds, self.began = self.seconds + now - self.began, now
+        is_best = logs["val_mean_iou"] > self.best
+        self.best = max(self.best, float(logs["val_mean_iou"]))
+        if not self.device.team.is_chief:
+            return
+        with replacing(self.args.output / "history.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.rows[0])
             writer.writeheader()
             writer.writerows(self.rows)
-        if logs["val_mean_iou"] > self.best:
-            self.best = logs["val_mean_iou"]
-            save_model(self.model, self.path, self.class_names)
-        now = time.perf_counter()
-        self.seconds, self.began = self.seconds + now - self.began, now
+        if is_best:
+            save_model(self.model, self.args.model, self.data.class_names)
+        # The last, so that an epoch counts as finished only when all of it is written.
+        facts = {"about": self.about, "rows": self.rows, "best": self.best, "seconds": self.seconds}
+        state.save(self.args.output, self.model, facts)
 
 
 def save_model(model: keras.Model, path: pathlib.Path, class_names: Sequence[str]) -> None:
@@ -147,6 +221,8 @@ def save_model(model: keras.Model, path: pathlib.Path, class_names: Sequence[str
 
 def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     """Scores the saved model on the test split, writes every file of the run, and prints the closing table."""
+    if not recorder.device.team.is_chief:
+        return
     model = keras.saving.load_model(args.model)
     matrix, examples = _test(model, data)
     test = {"images": data.counts["test"], **scores.report(matrix, data.class_names)}
@@ -173,6 +249,8 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     pictures = _mosaics(args, data, examples) + plots.curves(args.output)
     if args.output.parent == ROOT / "output":
         pictures += plots.comparison(args.output.parent)
+    state.remove(args.output)
+    recorder.device.lock.release()
     _print_table(metrics, pictures, args.model)
 
 
@@ -190,13 +268,16 @@ def _test(model: keras.Model, data: Data) -> tuple[np.ndarray, list[masks.Exampl
             for image, label, prediction in zip(images.numpy(), labels.numpy(), predictions, strict=True):
                 matrix = scores.confusion_matrix(label, prediction, num_classes)
                 iou = scores.report(matrix, data.class_names)["mean_iou"]
-                examples.append(masks.Example(image, label, prediction, iou))
+                if iou is not None:  # not all of it is ignored
+                    examples.append(masks.Example(image, label, prediction, iou))
         progress.add(1)
     return np.array(metric.matrix), examples[:MOSAIC_IMAGES]
 
 
 def _mosaics(args: argparse.Namespace, data: Data, examples: list[masks.Example]) -> list[pathlib.Path]:
     """Saves mosaics of the best, the median and the worst examples."""
+    if not examples:
+        return []
     ranked = sorted(examples, key=lambda example: -example.iou)
     rows = min(MOSAIC_ROWS, len(ranked))
     middle = (len(ranked) - rows) // 2

@@ -1,0 +1,294 @@
+"""Nothing is lost: runs that are killed, stopped, refused or out of space."""
+
+import csv
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from common import plots, state
+from common.files import InputError
+
+import fcn_vgg16
+import keras
+import numpy as np
+import pytest
+import unet_mobilenetv2
+import unet_scratch
+from conftest import ROOT
+from PIL import Image
+
+FLAGS = ("--data", "synthetic", "--image-size", 64, "--batch-size", 8, "--limit", 48, "--precision", "float32")
+EPOCHS = {  # four for each recipe
+    "unet_scratch": ("--epochs", 4),
+    "fcn_vgg16": ("--epochs", 4, "--backbone-weights", "none"),
+    "unet_mobilenetv2": ("--epochs", 2, "--fine-tune-epochs", 2, "--backbone-weights", "none"),
+}
+
+
+def command(recipe, output, *more):
+    flags = (*FLAGS, *EPOCHS[recipe], "--output", output, *more)
+    return [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *map(str, flags)]
+
+
+def run(recipe, output, *more, **options):
+    return subprocess.run(command(recipe, output, *more), capture_output=True, text=True, timeout=300, **options)
+
+
+def start(recipe, output, *more):
+    return subprocess.Popen(
+        command(recipe, output, *more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def epochs(folder):
+    try:
+        return len((folder / "history.csv").read_text().splitlines()) - 1
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.02)
+
+
+def check_whole(folder):
+    """Every file of a run can be read as what it is; half ones have other names."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.suffix == ".png":
+            Image.open(path).load()
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".csv":
+            rows = list(csv.reader(path.open()))
+            assert len({len(row) for row in rows}) == 1
+        elif path.suffix == ".keras":
+            keras.saving.load_model(path)
+        elif path.suffix == ".npz":
+            with np.load(path) as file:
+                assert all(file[name].size for name in file.files)
+
+
+def same_runs(one, other):
+    histories = [plots.read_history(folder / "history.csv").history for folder in (one, other)]
+    assert histories[0].keys() == histories[1].keys()
+    for name in histories[0]:
+        np.testing.assert_allclose(histories[0][name], histories[1][name], atol=6e-5, err_msg=name)
+    tests = [json.loads((folder / "metrics.json").read_text())["test"] for folder in (one, other)]
+    assert tests[0]["iou"] == pytest.approx(tests[1]["iou"], abs=6e-5)
+    assert tests[0]["pixel_accuracy"] == pytest.approx(tests[1]["pixel_accuracy"], abs=6e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run of each recipe, when it is asked for."""
+    folder, made = tmp_path_factory.mktemp("whole"), {}
+
+    def get(recipe):
+        if recipe not in made:
+            done = run(recipe, folder / recipe)
+            assert done.returncode == 0, done.stderr
+            made[recipe] = folder / recipe
+        return made[recipe]
+
+    return get
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", EPOCHS)
+def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(recipe, whole, tmp_path):
+    """SIGKILL at random moments, in both stages of unet_mobilenetv2 and while files are written."""
+    rng = random.Random(recipe)
+    output = tmp_path / recipe
+    for finished in (0, 1, 2, 3):
+        process = start(recipe, output, *(("--resume",) if finished else ()))
+        wait_for(lambda finished=finished: epochs(output) > finished or (finished == 0 and output.exists()), process)
+        time.sleep(rng.uniform(0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        check_whole(output)
+    done = run(recipe, output, "--resume")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    same_runs(output, whole(recipe))
+    assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in whole(recipe).iterdir())
+
+
+def test_stopped_by_hand_it_says_how_to_go_on(whole, tmp_path):
+    output = tmp_path / "unet_scratch"
+    process = start("unet_scratch", output)
+    wait_for(lambda: epochs(output) == 2, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.count("\n") == 1 and "--resume" in err and "Traceback" not in err, err
+    done = run("unet_scratch", output, "--resume")
+    assert done.returncode == 0 and done.stderr == "" and "going on after epoch 2" in done.stdout, done.stderr
+    assert "Epoch 3/4" in done.stdout and "Epoch 2/4" not in done.stdout
+    same_runs(output, whole("unet_scratch"))
+    again = run("unet_scratch", output, "--resume")
+    assert again.returncode == 0 and "is finished" in again.stdout and "Epoch" not in again.stdout
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
+    process = start("unet_scratch", tmp_path / "output")
+    try:
+        wait_for(lambda: (tmp_path / "output" / ".running").exists(), process)
+        for more in ((), ("--resume",)):
+            second = run("unet_scratch", tmp_path / "output", *more)
+            assert second.returncode == 2 and second.stderr.count("\n") == 1, second.stderr
+            assert "another run is at work" in second.stderr
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run that was killed after two epochs."""
+    output = tmp_path_factory.mktemp("interrupted") / "output"
+    process = start("unet_scratch", output)
+    wait_for(lambda: (output / state.PREVIOUS).exists(), process)
+    process.kill()
+    process.communicate()
+    return output
+
+
+def resume(command_line, interrupted, tmp_path, *more):
+    output = tmp_path / "output"
+    if not output.exists():
+        shutil.copytree(interrupted, output)
+    return command_line(unet_scratch, *FLAGS, *EPOCHS["unet_scratch"], "--output", output, "--resume", *more)
+
+
+def test_other_flags_are_refused(command_line, interrupted, tmp_path):
+    for flags, words in (
+        (("--learning-rate", 0.5), "--learning-rate was 0.001 and is 0.5"),
+        (("--epochs", 9), "--epochs was 4 and is 9"),
+        (("--seed", 3), "--seed was 0 and is 3"),
+    ):
+        status, _, err = resume(command_line, interrupted, tmp_path, *flags)
+        assert status == 2 and err.count("\n") == 1 and words in err, err
+    with pytest.raises(InputError, match="of another network"):
+        state.assign(unet_scratch.build_model(32, 3).variables, [np.zeros(3)])
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-5000] + b"x" * 5000]
+)
+def test_a_damaged_state_falls_back_to_the_one_before(command_line, interrupted, tmp_path, spoil):
+    shutil.copytree(interrupted, tmp_path / "output")
+    path = tmp_path / "output" / state.NAME
+    path.write_bytes(spoil(path.read_bytes()))
+    before = len(json.loads(str(np.load(tmp_path / "output" / state.PREVIOUS)["facts"]))["rows"])
+    status, out, err = resume(command_line, interrupted, tmp_path)
+    assert (status, err) == (0, "")
+    assert "state.npz is damaged" in out and f"going on after epoch {before}" in out
+    assert epochs(tmp_path / "output") == 4
+
+
+def test_no_state_that_can_be_read(command_line, interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path / "output")
+    for name in (state.NAME, state.PREVIOUS):
+        (tmp_path / "output" / name).write_bytes(b"damaged")
+    status, _, err = resume(command_line, interrupted, tmp_path)
+    assert status == 2 and err.count("\n") == 1 and "start again without --resume" in err
+
+
+def limited(size):
+    """The disk is full from here on, as far as this process can tell: no file may grow over `size` bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(interrupted, tmp_path):
+    output = tmp_path / "output"
+    shutil.copytree(interrupted, output)
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.suffix in (".npz", ".keras")}
+    full = run("unet_scratch", output, "--resume", preexec_fn=limited(2**20))
+    assert full.returncode == 1 and full.stderr.count("\n") == 1 and "Traceback" not in full.stderr, full.stderr
+    check_whole(output)
+    assert {name: (output / name).read_bytes() for name in before} == before
+    assert not [path for path in output.iterdir() if path.name.startswith(".") and path.name != ".running"]
+    done = run("unet_scratch", output, "--resume")  # there is space again
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(interrupted, tmp_path):
+    """The same on a small file system of its own, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = sum(path.stat().st_size for path in interrupted.iterdir()) + 3 * 2**20
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        output = disk / "output"
+        shutil.copytree(interrupted, output)
+        full = run("unet_scratch", output, "--resume")
+        assert full.returncode == 1 and full.stderr.count("\n") == 1, full.stderr
+        assert "No space left" in full.stderr
+        check_whole(output)
+        assert state.load(output) is not None
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_weights_that_cannot_be_written_any_more(command_line, monkeypatch, tmp_path):
+    """weights/ goes away in the middle: a file takes its place, which not even the superuser can write into."""
+    weights = tmp_path / "weights"
+    save = state.save
+
+    def save_and_take_away(*args):
+        save(*args)
+        shutil.rmtree(weights)
+        weights.write_text("no folder any more")
+
+    monkeypatch.setattr(state, "save", save_and_take_away)
+    monkeypatch.setattr("common.flags.ROOT", tmp_path)
+    flags = ("--data", "synthetic", "--image-size", 32, "--epochs", 6, "--batch-size", 8, "--limit", 16)
+    status, _, err = command_line(unet_scratch, *flags)
+    assert status == 1 and err.count("\n") == 1 and "weights" in err, err
+    assert state.load(tmp_path / "output" / "unet_scratch") is not None
+
+
+def test_what_backup_and_restore_of_keras_does_not_restore(tmp_path):
+    """Why the recipes keep a state of their own: the day this fails, Keras' own callback may do."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    inputs, truth = np.ones((8, 4)), np.ones((8, 1))
+    seeds = [variable for variable in model.variables if "seed" in variable.path]
+    assert len(seeds) == 1
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    model.fit(inputs, truth, epochs=2, verbose=0, callbacks=[backup])
+    after = np.array(seeds[0])
+    keras.utils.set_random_seed(0)
+    seeds[0].assign(np.zeros_like(after))
+    model.fit(inputs, truth, epochs=2, verbose=0, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
+    assert not np.array_equal(np.array(seeds[0]), after)
+
+
+@pytest.mark.parametrize("recipe", [unet_scratch, fcn_vgg16, unet_mobilenetv2])
+def test_every_recipe_can_go_on(command_line, tmp_path, recipe):
+    """--resume where nothing was begun starts; that is what a job script wants, which always gives it."""
+    name = recipe.__name__
+    flags = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 8, "--epochs", 1)
+    if name != "unet_scratch":
+        flags += ("--backbone-weights", "none")
+    if name == "unet_mobilenetv2":
+        flags += ("--fine-tune-epochs", 0)
+    status, out, err = command_line(recipe, *flags, "--output", tmp_path / name, "--resume")
+    assert (status, err) == (0, "") and "no epoch is finished yet" in out
+    assert not (tmp_path / name / state.NAME).exists() and not (tmp_path / name / ".running").exists()
