@@ -121,7 +121,7 @@ def main() -> int | None:
         initial_epoch=recorder.epoch,
         epochs=args.epochs,
         steps_per_epoch=dataset.steps_per_epoch,
-        validation_data=dataset.validation,
+        validation_data=device.team.all_of(dataset.validation),
         callbacks=[recorder],
         shuffle=False,  # the pipeline has done it
         verbose=device.verbose,

@@ -84,9 +84,14 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
     missing = []
     try:
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        for attempt in range(5):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with tempfile.TemporaryFile(dir=folder):
+                    break
+            except FileNotFoundError:  # another worker, which checks it too, has just removed it
+                if attempt == 4:
+                    raise
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{flag} {folder}: {error.filename} is a file; name a folder") from error
     except OSError as error:

@@ -53,8 +53,8 @@ def start(main: Callable[[], int | None]) -> None:
             raise
         tell("another worker is gone; waiting for it to come back with --resume")
         sys.stdout.flush()
-        flags = [flag for flag in sys.argv if flag != "--resume"]
-        os.execv(sys.executable, [sys.executable, *flags, "--resume"])
+        command = [part for part in sys.orig_argv if part != "--resume"]
+        os.execv(sys.executable, [*command, "--resume"])
 
 
 class Device(NamedTuple):

@@ -37,6 +37,10 @@ class Team(NamedTuple):
             lambda _: pipeline(self.worker, self.workers).rebatch(for_each_gpu)
         )
 
+    def all_of(self, dataset: tf.data.Dataset):
+        """The validation data of this process: each worker scores all of it, so that all of them know the same."""
+        return dataset if self.workers == 1 else self.strategy.distribute_datasets_from_function(lambda _: dataset)
+
     def synchronize(self, model: keras.Model) -> None:
         """Lets batch normalisation see the whole batch, where several GPUs or workers share it."""
         if self.strategy.num_replicas_in_sync > 1:
