@@ -1,5 +1,5 @@
 # make demo    trains a U-Net on drawn pets for about two minutes, cuts a cat out, and says which pictures to open
-# make test    checks the style and runs the tests
+# make test    checks the style and runs the tests that fit into five minutes; make test-all runs all of them
 # Both set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.12.
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.10 python3 python; do \
@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.10 python3 python;
 	&& echo $$python && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test
+.PHONY: demo test test-all
 
 demo: .venv/installed
 	$(BIN)/python recipes/unet_scratch.py --data synthetic --image-size 96 --epochs 5 --output output/demo
@@ -16,7 +16,10 @@ demo: .venv/installed
 test: .venv/installed-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.12 with venv found: install one, or name it with PYTHON=..."; exit 1; }

@@ -194,4 +194,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    runs.start(main)
+    runs.start(main, advice="detections.json has what was found until then")

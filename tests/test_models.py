@@ -63,7 +63,7 @@ def test_saved_and_loaded_by_plain_keras(name, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = MODELS[name][0](64, 3)
     fit(model, images, labels, steps=1)
-    runs.save_model(model, tmp_path / "model.keras")
+    runs.save_model(model, tmp_path / "model.keras", ("pet", "background", "border"))
 
     keras.config.set_dtype_policy("float32")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -77,6 +77,7 @@ def test_saved_and_loaded_by_plain_keras(name, tmp_path):
     np.testing.assert_array_equal(logits, loaded(images.astype(np.float32)))
 
 
+@pytest.mark.slow
 @each_model
 def test_overfits_four_images(name):
     build, _, share = MODELS[name]

@@ -72,7 +72,7 @@ def test_every_way_to_write_masks(tmp_path, classes, options, names):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("classes", "names"), [(3, None), (5, SHAPES)])
+@pytest.mark.parametrize(("classes", "names"), [(3, None), pytest.param(5, SHAPES, marks=pytest.mark.slow)])
 def test_own_data_train_score_and_predict(command_line, tmp_path, classes, names):
     folder = make(tmp_path / "data", classes, names=names, values=None)
     output = tmp_path / "output"

@@ -23,7 +23,8 @@ import unet_scratch
 from conftest import ROOT
 from PIL import Image
 
-FLAGS = ("--data", "synthetic", "--image-size", 64, "--batch-size", 8, "--limit", 48, "--precision", "float32")
+FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 16, "--precision", "float32")
+LARGER = ("--image-size", 64, "--limit", 48)  # here unet_scratch has dropout, whose random state has to be kept too
 EPOCHS = {  # four for each recipe
     "unet_scratch": ("--epochs", 4),
     "fcn_vgg16": ("--epochs", 4, "--backbone-weights", "none"),
@@ -100,7 +101,7 @@ def whole(tmp_path_factory):
 
     def get(recipe):
         if recipe not in made:
-            done = run(recipe, folder / recipe)
+            done = run(recipe, folder / recipe, *LARGER)
             assert done.returncode == 0, done.stderr
             made[recipe] = folder / recipe
         return made[recipe]
@@ -115,31 +116,31 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(recipe, whole
     rng = random.Random(recipe)
     output = tmp_path / recipe
     for finished in (0, 1, 2, 3):
-        process = start(recipe, output, *(("--resume",) if finished else ()))
+        process = start(recipe, output, *LARGER, *(("--resume",) if finished else ()))
         wait_for(lambda finished=finished: epochs(output) > finished or (finished == 0 and output.exists()), process)
         time.sleep(rng.uniform(0, 0.6))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         check_whole(output)
-    done = run(recipe, output, "--resume")
+    done = run(recipe, output, *LARGER, "--resume")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     same_runs(output, whole(recipe))
     assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in whole(recipe).iterdir())
 
 
-def test_stopped_by_hand_it_says_how_to_go_on(whole, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_stopped_by_hand_it_says_how_to_go_on(tmp_path, sent):
     output = tmp_path / "unet_scratch"
     process = start("unet_scratch", output)
     wait_for(lambda: (output / state.PREVIOUS).exists(), process)  # two epochs are finished
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.count("\n") == 1 and "--resume" in err and "Traceback" not in err, err
     done = run("unet_scratch", output, "--resume")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert re.search(r"going on after epoch [23]", done.stdout)
-    assert "Epoch 4/4" in done.stdout and "Epoch 2/4" not in done.stdout
-    same_runs(output, whole("unet_scratch"))
+    assert "Epoch 4/4" in done.stdout and "Epoch 2/4" not in done.stdout and epochs(output) == 4
     again = run("unet_scratch", output, "--resume")
     assert again.returncode == 0 and "is finished" in again.stdout and "Epoch" not in again.stdout
 
@@ -188,7 +189,13 @@ def test_other_flags_are_refused(command_line, interrupted, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-5000] + b"x" * 5000]
+    "spoil",
+    [
+        lambda data: data[: len(data) // 2],
+        pytest.param(lambda data: b"", marks=pytest.mark.slow),
+        pytest.param(lambda data: data[:-5000] + b"x" * 5000, marks=pytest.mark.slow),
+    ],
+    ids=["cut", "empty", "overwritten"],
 )
 def test_a_damaged_state_falls_back_to_the_one_before(command_line, interrupted, tmp_path, spoil):
     shutil.copytree(interrupted, tmp_path / "output")
@@ -282,7 +289,14 @@ def test_what_backup_and_restore_of_keras_does_not_restore(tmp_path):
     assert not np.array_equal(np.array(seeds[0]), after)
 
 
-@pytest.mark.parametrize("recipe", [unet_scratch, fcn_vgg16, unet_mobilenetv2])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        unet_scratch,
+        pytest.param(fcn_vgg16, marks=pytest.mark.slow),
+        pytest.param(unet_mobilenetv2, marks=pytest.mark.slow),
+    ],
+)
 def test_every_recipe_can_go_on(command_line, tmp_path, recipe):
     """--resume where nothing was begun starts; that is what a job script wants, which always gives it."""
     name = recipe.__name__

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from common import folders, synthetic
-from common.files import DOWNLOAD_TIMEOUT, InputError, in_one_line
+from common.files import DOWNLOAD_TIMEOUT, InputError, in_one_line, no_endless_waiting
 
 import numpy as np
 import requests
@@ -318,7 +318,8 @@ def _download(builder) -> None:
         for url in builder.url_infos:
             with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT) as response:
                 response.raise_for_status()
-        builder.download_and_prepare()
+        with no_endless_waiting():
+            builder.download_and_prepare()
     except Exception as error:  # network, checksum, archive, disk: all of it ends here
         raise InputError(
             f"--data {builder.name}: it is not in {builder.data_path} and the download failed "

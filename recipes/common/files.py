@@ -121,9 +121,26 @@ def download(url: str, path: pathlib.Path) -> None:
                 bar.update(len(block))
 
 
+@contextlib.contextmanager
+def no_endless_waiting() -> Iterator[None]:
+    """Gives requests that are made without a timeout, as tensorflow-datasets does, one of DOWNLOAD_TIMEOUT."""
+    send = requests.adapters.HTTPAdapter.send
+
+    def send_with_timeout(adapter, request, **options):
+        return send(adapter, request, **{**options, "timeout": options.get("timeout") or DOWNLOAD_TIMEOUT})
+
+    requests.adapters.HTTPAdapter.send = send_with_timeout
+    try:
+        yield
+    finally:
+        requests.adapters.HTTPAdapter.send = send
+
+
 def in_one_line(error: Exception) -> str:
     """What an error says, fit to be part of a line."""
     request = getattr(error, "request", None)
+    if isinstance(error, requests.exceptions.ChunkedEncodingError) or "IncompleteRead" in str(error):
+        return "the connection broke in the middle of the file"
     if isinstance(error, requests.ConnectionError | requests.Timeout):
         host = urlsplit(request.url).hostname if request else "the server"
         return f"no connection to {host}, or no answer for {DOWNLOAD_TIMEOUT} s"

@@ -29,10 +29,10 @@ MOSAIC_ROWS = 4
 CLASSES_FILE = "classes.json"
 
 
-def start(main: Callable[[], int | None]) -> None:
+def start(main: Callable[[], int | None], advice: str = "the same command with --resume goes on from there") -> None:
     """Runs a recipe's main(), which gives the exit status; a mistake becomes one line on stderr.
 
-    An InputError has the status 2, a file that cannot be read or written 1, Ctrl-C 130.
+    An InputError has the status 2, a file that cannot be read or written 1, Ctrl-C 130; `advice` says what then.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files can be anything
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a scheduler sends is as good as Ctrl-C
@@ -45,7 +45,7 @@ def start(main: Callable[[], int | None]) -> None:
         tell(f"{error.filename or 'a file'}: {in_one_line(error)}; what was finished before is still there")
         sys.exit(1)
     except KeyboardInterrupt:
-        tell("stopped; the same command with --resume goes on after what is finished")
+        tell(f"stopped; what was finished is kept, {advice}")
         sys.stdout.flush()
         os._exit(130)  # at once: threads that read data might wait for the interpreter
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
@@ -64,24 +64,15 @@ class Device(NamedTuple):
     jit_compile: bool
     verbose: str | int
     team: workers.Team
-    lock: state.Lock | None  # on the output folder; the chief's
 
 
 def prepare(args: argparse.Namespace) -> Device:
-    """Finds the devices, seeds everything, sets Keras' precision, and locks the output folder.
+    """Finds the devices, seeds everything, and sets Keras' precision for the models built from here on.
 
     Raises:
-      InputError: where another run is at work in the output folder, or the devices cannot share a batch.
+      InputError: where the devices cannot share a batch.
     """
     team = workers.assemble(args.batch_size)
-    lock = state.Lock(args.output) if team.is_chief else None
-    if args.resume and lock and not lock.was_interrupted and (args.output / "metrics.json").exists():
-        lock.release()
-        print(f"the run in {shown(args.output)} is finished; there is nothing to go on with")
-        sys.exit(0)
-    if lock:
-        remove_left_overs(args.output)
-        remove_left_overs(args.model.parent)
     keras.utils.set_random_seed(args.seed)
     gpus = gpu_details()
     precision = _best_precision(gpus) if args.precision == "auto" else args.precision
@@ -89,7 +80,7 @@ def prepare(args: argparse.Namespace) -> Device:
     others = f" | worker {team.worker + 1} of {team.workers}" if team.workers > 1 else ""
     # XLA makes a GPU faster, but on a CPU it does without oneDNN's convolutions and takes four times as long.
     description = f"{device_name(gpus)} | {precision}{others}"
-    return Device(description, bool(gpus), "auto" if team.is_chief else 0, team, lock)
+    return Device(description, bool(gpus), "auto" if team.is_chief else 0, team)
 
 
 def gpu_details() -> list[dict]:
@@ -142,9 +133,17 @@ class Recorder(keras.callbacks.Callback):
         """With --resume it begins where the last finished epoch of the interrupted run has left off.
 
         Raises:
-          InputError: where that run had other flags.
+          InputError: where that run had other flags, or another run is at work in the output folder.
         """
         super().__init__()
+        self.lock = state.Lock(args.output) if device.team.is_chief else None
+        if self.lock:
+            if args.resume and not self.lock.was_interrupted and (args.output / "metrics.json").exists():
+                self.lock.release()
+                print(f"the run in {shown(args.output)} is finished; there is nothing to go on with")
+                sys.exit(0)
+            remove_left_overs(args.output)
+            remove_left_overs(args.model.parent)
         self.args, self.data, self.device = args, data, device
         self.rows, self.best, self.seconds = [], -math.inf, 0.0  # over all calls of fit
         self.about = {name: vars(args)[name] for name in state.FLAGS if name in vars(args)}
@@ -250,7 +249,7 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     if args.output.parent == ROOT / "output":
         pictures += plots.comparison(args.output.parent)
     state.remove(args.output)
-    recorder.device.lock.release()
+    recorder.lock.release()
     _print_table(metrics, pictures, args.model)
 
 

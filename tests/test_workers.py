@@ -1,0 +1,155 @@
+"""More than one device or machine: the same training as one, and one that goes away may come back."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from common import state, workers
+from common.files import InputError
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+WORKER = ROOT / "tests" / "worker.py"
+FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 16, "--limit", 64, "--precision", "float32")
+
+
+def launch(output, *more, cpus=1, cluster=None, index=0):
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    if cluster:
+        task = {"cluster": {"worker": cluster}, "task": {"type": "worker", "index": index}}
+        environment["TF_CONFIG"] = json.dumps(task)
+    command = [sys.executable, WORKER, cpus, *FLAGS, *more, "--output", output]
+    log = output.parent.joinpath(f"log-{index}-{time.monotonic_ns()}.txt").open("w")
+    return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
+
+
+def logs(folder):
+    return "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("log-*.txt")))
+
+
+def free_addresses(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    return addresses
+
+
+def losses(output):
+    with (output / "history.csv").open() as file:
+        return [(float(row["loss"]), float(row["val_loss"])) for row in csv.DictReader(file)]
+
+
+def weights(folder, worker=0):
+    with np.load(folder / f"weights-{worker}.npz") as file:
+        return [file[name] for name in file.files]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The losses of one process on one device."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert launch(folder / "output", "--epochs", 2).wait(240) == 0, logs(folder)
+    return losses(folder / "output")
+
+
+def test_two_devices_train_like_one(alone, tmp_path):
+    """MirroredStrategy on two logical CPUs; the batch is the global one."""
+    assert launch(tmp_path / "output", "--epochs", 2, cpus=2).wait(240) == 0, logs(tmp_path)
+    np.testing.assert_allclose(losses(tmp_path / "output"), alone, rtol=5e-4)
+
+
+@pytest.mark.slow
+def test_two_workers_train_like_one(alone, tmp_path):
+    """MultiWorkerMirroredStrategy over 127.0.0.1; only the chief writes, and both have the same weights."""
+    cluster = free_addresses(2)
+    processes = [launch(tmp_path / "output", "--epochs", 2, cluster=cluster, index=index) for index in range(2)]
+    assert [process.wait(240) for process in processes] == [0, 0], logs(tmp_path)
+    np.testing.assert_allclose(losses(tmp_path / "output"), alone, rtol=5e-4)
+    for one, other in zip(weights(tmp_path, 0), weights(tmp_path, 1), strict=True):
+        np.testing.assert_array_equal(one, other)
+    texts = [path.read_text() for path in sorted(tmp_path.glob("log-*.txt"))]
+    assert "worker 1 of 2" in texts[0] and "worker 2 of 2" in texts[1]
+    assert "open these" in texts[0] and "open these" not in texts[1]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_comes_back(tmp_path):
+    """The chief notices, waits for it, and both go on after the last finished epoch."""
+    cluster, output = free_addresses(2), tmp_path / "output"
+    chief, other = (launch(output, "--epochs", 8, cluster=cluster, index=index) for index in range(2))
+    end = time.monotonic() + 200
+    while not (output / state.PREVIOUS).exists():
+        assert chief.poll() is None and time.monotonic() < end, logs(tmp_path)
+        time.sleep(0.05)
+    other.kill()
+    other.wait()
+    again = launch(output, "--epochs", 8, "--resume", cluster=cluster, index=1)
+    assert [chief.wait(240), again.wait(240)] == [0, 0], logs(tmp_path)
+    assert len(losses(output)) == 8 and "going on after epoch" in logs(tmp_path)
+    for one, other in zip(weights(tmp_path, 0), weights(tmp_path, 1), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+UNMENDED = """
+import sys; sys.path[:0] = [{recipes!r}]
+from common import workers
+mend = workers.mend_keras
+workers.mend_keras = lambda: None
+sys.argv[0] = {worker!r}
+exec(compile(open({worker!r}).read(), {worker!r}, "exec"))
+"""
+
+
+@pytest.mark.slow
+def test_keras_still_needs_mending(tmp_path):
+    """Fails with a Keras whose fit works with several workers by itself: then `mend_keras` has to go."""
+    cluster, processes = free_addresses(2), []
+    script = tmp_path / "unmended.py"
+    script.write_text(
+        UNMENDED.format(recipes=str(ROOT / "recipes"), worker=str(WORKER)).replace("__file__", repr(str(WORKER)))
+    )
+    for index in range(2):
+        task = {"cluster": {"worker": cluster}, "task": {"type": "worker", "index": index}}
+        command = [sys.executable, script, 1, *FLAGS, "--epochs", 1, "--output", tmp_path / "output"]
+        processes.append(
+            subprocess.Popen(
+                list(map(str, command)),
+                env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert all(process.returncode == 1 for process in processes)
+    assert all("PerReplica" in error for error in errors), errors
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{",
+        '{"cluster": 3}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+    ],
+)
+def test_a_cluster_that_makes_no_sense(monkeypatch, config):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(InputError, match="TF_CONFIG"):
+        workers.assemble(16)
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path):
+    process = launch(tmp_path / "output", "--batch-size", 15, cpus=2)
+    assert process.wait(120) == 2
+    assert "--batch-size: 15 cannot be shared by 2 devices" in logs(tmp_path)
