@@ -28,7 +28,10 @@ QUICK = ("--data", "synthetic", "--image-size", 32, "--epochs", 2, "--batch-size
 each_recipe = pytest.mark.parametrize("name", RECIPES)
 
 
-@each_recipe
+@pytest.mark.parametrize(
+    "name",
+    ["unet_scratch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fcn_vgg16", "unet_mobilenetv2"))],
+)
 def test_a_run_from_the_terminal(name, tmp_path):
     """A process of its own, as a person starts it: what it prints and every file it leaves."""
     output = tmp_path / "first run"
@@ -78,6 +81,7 @@ def test_a_run_from_the_terminal(name, tmp_path):
     assert f"{metrics['test']['mean_iou']:.3f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     folder = tmp_path / "output"

@@ -255,6 +255,7 @@ def test_a_disk_that_is_really_full(interrupted, tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_written_any_more(command_line, monkeypatch, tmp_path):
     """weights/ goes away in the middle: a file takes its place, which not even the superuser can write into."""
     weights = tmp_path / "weights"

@@ -61,6 +61,7 @@ def alone(tmp_path_factory):
     return losses(folder / "output")
 
 
+@pytest.mark.slow
 def test_two_devices_train_like_one(alone, tmp_path):
     """MirroredStrategy on two logical CPUs; the batch is the global one."""
     assert launch(tmp_path / "output", "--epochs", 2, cpus=2).wait(240) == 0, logs(tmp_path)
