@@ -1,4 +1,4 @@
-"""What the recipes share: data, masks (rendering), plots, scores and runs.
+"""What the recipes share; the README says which file is for what.
 
 Import it before TensorFlow: these settings are read once, when TensorFlow and matplotlib load.
 """

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import requests
 from tqdm import tqdm
 
 DOWNLOAD_TIMEOUT = 20  # seconds without an answer
+HOST = platform.node().partition(".")[0][:20] or "host"  # of several that share a disk
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, which holds output/ and weights/
 
 
@@ -37,9 +39,11 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     A reader sees the old file or the whole new one, never a half. The temporary name keeps the ending of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".{HOST}-{os.getpid()}-{path.name}")
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or a power failure might leave the name without the content
         temporary.replace(path)
     except OSError as error:
         if error.errno is not None:  # of this file, by the name that people know
@@ -52,8 +56,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def remove_left_overs(folder: pathlib.Path) -> None:
     """Removes the temporary files of `replacing` whose process was killed."""
-    for path in folder.glob(".*-*"):
-        owner = path.name[1:].partition("-")[0]
+    for path in folder.glob(f".{HOST}-*"):
+        owner = path.name.removeprefix(f".{HOST}-").partition("-")[0]
         if owner.isdecimal():
             try:
                 os.kill(int(owner), 0)  # asks only whether it lives

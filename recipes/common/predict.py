@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -59,11 +60,12 @@ def run(args: argparse.Namespace, build_model: Callable[[int, int], keras.Model]
         return reader.exit_status()
     part, parts = args.shard or (1, 1)
     reader.photos, reader.videos = reader.photos[part - 1 :: parts], reader.videos[part - 1 :: parts]
+    device = device_name(gpu_details())  # before anything else uses it
     network = load(args, build_model)
     journal = Journal(args.output, network.class_names, args.shard, keep=bool(args.resume or args.shard))
     reader.done = journal.skip(reader.photos) + journal.skip(reader.videos)
     names = ", ".join(network.class_names[:6]) + (", ..." if len(network.class_names) > 6 else "")
-    where = f"{shown(network.file)}, {network.size} px: {names} | {device_name(gpu_details())}"
+    where = f"{shown(network.file)}, {network.size} px: {names} | {device}"
     what = f"photos: {len(reader.photos)}, videos: {len(reader.videos)}, done before: {reader.done}"
     print(f"{args.recipe} | {what} | {where}", flush=True)
 
@@ -101,7 +103,7 @@ class Journal:
         self.lines = []  # what this run has written
         self.kept = {}
         if keep and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_bytes().decode("utf-8", errors="replace").split("\n"):
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # the last one may be half
                     self.kept[json.loads(line)["path"]] = line
 
@@ -321,6 +323,8 @@ def _write_video(path: pathlib.Path, source: pathlib.Path, network: Network) -> 
                 count += 1
                 bar.update()
         writer.release()
+        if sum(1 for _ in frames(cv2.VideoCapture(str(temporary)))) < count:  # the writer itself says nothing
+            raise OSError(errno.EIO, "the video could not be written whole; is the disk full?")
     if announced and count < 0.9 * announced:
         raise InputError(f"{source}: it breaks off after {count} of {announced} frames; {path.name} has those")
     return (width, height), count, shares / count

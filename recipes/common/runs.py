@@ -48,11 +48,18 @@ def start(main: Callable[[], int | None], advice: str = "the same command with -
         tell(f"stopped; what was finished is kept, {advice}")
         sys.stdout.flush()
         os._exit(130)  # at once: threads that read data might wait for the interpreter
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+    ):
         if "TF_CONFIG" not in os.environ:
             raise
         tell("another worker is gone; waiting for it to come back with --resume")
         sys.stdout.flush()
+        time.sleep(2)
         command = [part for part in sys.orig_argv if part != "--resume"]
         os.execv(sys.executable, [*command, "--resume"])
 
@@ -72,15 +79,17 @@ def prepare(args: argparse.Namespace) -> Device:
     Raises:
       InputError: where the devices cannot share a batch.
     """
+    gpus = gpu_details()  # before anything else uses them
     team = workers.assemble(args.batch_size)
     keras.utils.set_random_seed(args.seed)
-    gpus = gpu_details()
     precision = _best_precision(gpus) if args.precision == "auto" else args.precision
     keras.config.set_dtype_policy(precision)
     others = f" | worker {team.worker + 1} of {team.workers}" if team.workers > 1 else ""
     # XLA makes a GPU faster, but on a CPU it does without oneDNN's convolutions and takes four times as long.
     description = f"{device_name(gpus)} | {precision}{others}"
-    return Device(description, bool(gpus), "auto" if team.is_chief else 0, team)
+    return Device(
+        description, bool(gpus) and team.strategy.num_replicas_in_sync == 1, "auto" if team.is_chief else 0, team
+    )
 
 
 def gpu_details() -> list[dict]:
@@ -136,22 +145,30 @@ class Recorder(keras.callbacks.Callback):
           InputError: where that run had other flags, or another run is at work in the output folder.
         """
         super().__init__()
-        self.lock = state.Lock(args.output) if device.team.is_chief else None
-        if self.lock:
-            if args.resume and not self.lock.was_interrupted and (args.output / "metrics.json").exists():
-                self.lock.release()
-                print(f"the run in {shown(args.output)} is finished; there is nothing to go on with")
-                sys.exit(0)
-            remove_left_overs(args.output)
-            remove_left_overs(args.model.parent)
         self.args, self.data, self.device = args, data, device
         self.rows, self.best, self.seconds = [], -math.inf, 0.0  # over all calls of fit
         self.about = {name: vars(args)[name] for name in state.FLAGS if name in vars(args)}
+        self.about |= {"precision": keras.config.dtype_policy().name}
         self.about |= {"images": data.counts, "classes": list(data.class_names)}
+        self.lock, is_finished = None, False
+        if device.team.is_chief:
+            self.lock = state.Lock(args.output)
+            is_finished = args.resume and not self.lock.was_interrupted and (args.output / "metrics.json").exists()
+            remove_left_overs(args.output)
+            remove_left_overs(args.model.parent)
+            if not args.resume:
+                state.remove(args.output)
         self.left = state.load(args.output) if args.resume else None
         if self.left:
             state.check(self.left.facts["about"], self.about)
             self.rows, self.best, self.seconds = (self.left.facts[name] for name in ("rows", "best", "seconds"))
+            if not zipfile.is_zipfile(args.model):
+                self.best = -math.inf  # the model is gone or damaged: the next epoch's is the best there is
+        if device.team.agree({**self.about, "epoch": self.epoch}, is_finished):
+            if self.lock:
+                self.lock.release()
+            print(f"the run in {shown(args.output)} is finished; there is nothing to go on with")
+            sys.exit(0)
         if args.resume:
             print(
                 f"going on after epoch {self.epoch}" if self.left else "no epoch is finished yet; starting", flush=True
@@ -222,7 +239,10 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     """Scores the saved model on the test split, writes every file of the run, and prints the closing table."""
     if not recorder.device.team.is_chief:
         return
-    model = keras.saving.load_model(args.model)
+    try:
+        model = keras.saving.load_model(args.model)
+    except ValueError as error:
+        raise InputError(f"{args.model}: it went away or was damaged before it could be scored; train again") from error
     matrix, examples = _test(model, data)
     test = {"images": data.counts["test"], **scores.report(matrix, data.class_names)}
     epochs = len(recorder.rows)
@@ -248,8 +268,8 @@ def finish(args: argparse.Namespace, data: Data, recorder: Recorder) -> None:
     pictures = _mosaics(args, data, examples) + plots.curves(args.output)
     if args.output.parent == ROOT / "output":
         pictures += plots.comparison(args.output.parent)
-    state.remove(args.output)
     recorder.lock.release()
+    state.remove(args.output)
     _print_table(metrics, pictures, args.model)
 
 

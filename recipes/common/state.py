@@ -53,10 +53,12 @@ def load(folder: pathlib.Path) -> State | None:
                     [file[f"{kind}-{index}"] for index in range(_count(file, kind))] for kind in State._fields[1:]
                 ]
                 if damaged:
-                    print(f"{damaged[0]} is damaged; going on from {path.name}, one epoch earlier", flush=True)
+                    print(f"{damaged[0]} is damaged; going on from {path.name}, the one before", flush=True)
                 return State(facts, *groups)
         except FileNotFoundError:
             pass
+        except PermissionError:
+            raise
         except Exception:  # zipfile, zlib, NumPy and JSON raise many kinds
             damaged.append(path)
     if damaged:

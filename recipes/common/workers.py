@@ -2,10 +2,11 @@
 
 import json
 import os
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from common.files import InputError
+from common.files import InputError, in_one_line
 
 import keras
 import tensorflow as tf
@@ -41,6 +42,25 @@ class Team(NamedTuple):
         """The validation data of this process: each worker scores all of it, so that all of them know the same."""
         return dataset if self.workers == 1 else self.strategy.distribute_datasets_from_function(lambda _: dataset)
 
+    def agree(self, facts: dict, is_finished: bool) -> bool:
+        """Makes sure that all workers are about the same; returns whether the chief's run is finished.
+
+        Raises:
+          InputError: where the facts of the workers differ, for what they train together would be nonsense.
+        """
+        if self.workers == 1:
+            return is_finished
+        digest = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+        own = self.strategy.run(lambda: tf.constant([[digest, is_finished]], tf.int64))
+        of_all = self.strategy.gather(own, axis=0).numpy()
+        if of_all[:, 1].any():
+            return True
+        if len(set(of_all[:, 0].tolist())) > 1:
+            raise InputError(
+                "TF_CONFIG: the workers differ; give all the same flags, one shared --output, and --resume or not"
+            )
+        return False
+
     def synchronize(self, model: keras.Model) -> None:
         """Lets batch normalisation see the whole batch, where several GPUs or workers share it."""
         if self.strategy.num_replicas_in_sync > 1:
@@ -71,7 +91,10 @@ def assemble(batch_size: int) -> Team:
         raise InputError(f"TF_CONFIG: cannot be understood ({type(error).__name__}: {error})") from error
     if len(tasks) > 1:
         mend_keras()
-        team = Team(tf.distribute.MultiWorkerMirroredStrategy(), tasks.index(own), len(tasks))
+        try:
+            team = Team(tf.distribute.MultiWorkerMirroredStrategy(), tasks.index(own), len(tasks))
+        except tf.errors.UnknownError as error:  # "Could not start gRPC server"
+            raise InputError(f"TF_CONFIG: {in_one_line(error)}; is the port of {own[0]} {own[1]} in use?") from error
     else:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         names = [device.name for device in devices]
