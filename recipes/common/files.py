@@ -148,4 +148,4 @@ def in_one_line(error: Exception) -> str:
     if isinstance(error, requests.ConnectionError | requests.Timeout):
         host = urlsplit(request.url).hostname if request else "the server"
         return f"no connection to {host}, or no answer for {DOWNLOAD_TIMEOUT} s"
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:600] or type(error).__name__

@@ -6,6 +6,7 @@ the data from its beginning again, and deletes what it has kept where a training
 
 import fcntl
 import json
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ def save(folder: pathlib.Path, model: keras.Model, facts: dict[str, Any]) -> Non
         with temporary.open("wb") as file:
             np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
         if (folder / NAME).exists():
-            (folder / NAME).replace(folder / PREVIOUS)
+            (folder / PREVIOUS).unlink(missing_ok=True)
+            os.link(folder / NAME, folder / PREVIOUS)  # a second name, so that there always is one whole state
 
 
 def load(folder: pathlib.Path) -> State | None:
