@@ -19,7 +19,7 @@ Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Seg
          Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015.
 """
 
-from common import backbones, data, flags, folders, predict, runs, scores
+from common import backbones, data, flags, folders, losses, optimizers, predict, runs, scores
 
 import keras
 import numpy as np
@@ -107,10 +107,10 @@ def main() -> int | None:
         if encoder:
             backbones.copy_weights(encoder, model)
         device.team.synchronize(model)
-        learning_rate = runs.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
+        learning_rate = optimizers.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
         model.compile(
-            optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.IGNORED),
+            optimizer=optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
+            loss=losses.CrossEntropyAndDice(),
             metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
             jit_compile=device.jit_compile,
         )

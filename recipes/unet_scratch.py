@@ -15,7 +15,7 @@ Papers:  Ronneberger, Fischer, Brox: U-Net, MICCAI 2015 (skip connections);
          Isola et al.: pix2pix, CVPR 2017, appendix 6.1.1 (this encoder and decoder).
 """
 
-from common import data, flags, folders, predict, runs, scores
+from common import data, flags, folders, losses, optimizers, predict, runs, scores
 
 import keras
 from keras import layers
@@ -88,10 +88,10 @@ def main() -> int | None:
     with device.team.strategy.scope():
         model = build_model(args.image_size, num_classes)
         device.team.synchronize(model)
-        learning_rate = runs.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
+        learning_rate = optimizers.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
         model.compile(
-            optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=data.IGNORED),
+            optimizer=optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
+            loss=losses.CrossEntropyAndDice(),
             metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
             jit_compile=device.jit_compile,
         )

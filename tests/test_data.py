@@ -84,6 +84,13 @@ def test_images_of_a_batch_are_augmented_each_on_its_own():
     assert len(np.unique(images.numpy().reshape(64, -1), axis=0)) > 60
 
 
+def test_half_of_the_images_stay_whole():
+    ramp = np.broadcast_to(np.arange(100, dtype=np.uint8), (200, 100, 100))
+    labels = data.augment(np.repeat(ramp[..., None], 3, axis=-1), ramp, seed=(0, 0))[1].numpy()
+    shown = (labels.max(axis=(1, 2)) - labels.min(axis=(1, 2)).astype(int) + 1) / 100
+    assert 70 < np.sum(shown == 1) < 130 and shown.min() < 0.65
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_image_and_label_are_cropped_and_mirrored_together(axis):
     """Both are ramps along one axis, so a pixel of the one says where its label has to come from."""

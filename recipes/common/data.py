@@ -182,9 +182,10 @@ def augment(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Flips, crops and recolours each image of a batch on its own, and its label map along with it.
 
-    Half of the images are mirrored; of each, a window of 60 to 100 % of its side is enlarged to full size;
-    contrast, saturation and brightness change. All of it is drawn from `seed`, two integers, so that a batch
-    can be made again, in any order of threads, and in parts: those from `first` on of a batch of `total`.
+    Half of the images are mirrored; half are cropped to a window of 60 to 100 % of their side, which is enlarged to
+    full size, and the others stay whole, as those of a test; contrast, saturation and brightness change. All of it
+    is drawn from `seed`, two integers, so that a batch can be made again, in any order of threads, and in parts:
+    those from `first` on of a batch of `total`.
 
     Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W].
     """
@@ -195,7 +196,7 @@ def augment(
 
     # One affine map for each image says where an output pixel is read. It goes through pixel centres (+ 0.5),
     # so that mirroring is exact: x_in + 0.5 = offset + scale * (x_out + 0.5).
-    scale = 0.6 + 0.4 * window
+    scale = tf.minimum(1.0, 0.6 + 0.8 * window)
     sign = tf.where(mirrored < 0.5, -1.0, 1.0)
     x_offset = tf.cast(width, tf.float32) * (left * (1 - scale) + tf.where(sign < 0, scale, 0.0))
     y_offset = tf.cast(height, tf.float32) * top * (1 - scale)

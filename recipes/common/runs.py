@@ -119,18 +119,6 @@ def announce(args: argparse.Namespace, data: Data, device: Device) -> None:
     print(f"{args.recipe} | {data.name}, {args.image_size} px: {counts} | {device.description}", flush=True)
 
 
-def warm_up_and_cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A learning rate that rises to `peak` in the first 5 % of steps and falls to nothing along a cosine.
-
-    Without the rise AdamW's first steps, whose statistics are still those of a few batches, are too long. Source of
-    the cosine: Loshchilov, Hutter: SGDR, ICLR 2017, section 3.
-    """
-    warm_up = max(1, round(0.05 * steps))
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up
-    )
-
-
 class Recorder(keras.callbacks.Callback):
     """Keeps after each epoch what must not be lost: history.csv, the best model so far, and the state to go on from.
 

@@ -1,0 +1,68 @@
+"""What every training step is made of: the loss, and how the weights are updated."""
+
+from common import losses, optimizers
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+
+def random_answer(seed=0, shape=(3, 8, 8), num_classes=4):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, num_classes, shape).astype(np.uint8), rng.normal(size=(*shape, num_classes))
+
+
+def test_the_loss_by_its_definition():
+    labels, logits = random_answer()
+    labels[0, :4] = labels[2] = 255  # ignored: half of the first image, all of the last
+    expected = []
+    for label, logit in zip(labels, logits, strict=True):
+        known = label != 255
+        truth, predicted = label[known], np.exp(logit[known]) / np.exp(logit[known]).sum(axis=-1, keepdims=True)
+        cross_entropy = -np.mean(np.log(predicted[np.arange(len(truth)), truth])) if len(truth) else 0
+        dice = []
+        for index in range(4):
+            both = predicted[truth == index, index].sum()
+            dice.append((2 * both + 1) / (np.sum(truth == index) + predicted[:, index].sum() + 1))
+        expected.append(cross_entropy + 1 - np.mean(dice))
+    assert expected[2] == 0
+    assert float(losses.CrossEntropyAndDice()(labels, logits)) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_the_loss_of_a_perfect_answer_is_nothing():
+    labels, _ = random_answer()
+    assert float(losses.CrossEntropyAndDice()(labels, 50.0 * np.eye(4)[labels])) == pytest.approx(0, abs=1e-5)
+    labels[:] = 1  # one class alone
+    assert float(losses.CrossEntropyAndDice()(labels, 50.0 * np.eye(4)[labels])) == pytest.approx(0, abs=1e-5)
+
+
+def trained(optimizer, jit_compile, steps=8):
+    """The weights of a small network after some steps."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(5, 3), keras.layers.Conv2D(4, 3)])
+    model.compile(optimizer, losses.CrossEntropyAndDice(), jit_compile=jit_compile)
+    labels, _ = random_answer(shape=(16, 4, 4))
+    images = np.random.default_rng(1).normal(size=(16, 8, 8, 3))
+    model.fit(images, labels, batch_size=2, epochs=steps // 8, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])  # the second scales the loss
+@pytest.mark.parametrize("jit_compile", [False, True])  # as on a CPU, as on a GPU
+def test_adamw_is_that_of_keras(precision, jit_compile):
+    keras.config.set_dtype_policy(precision)
+    schedule = optimizers.warm_up_and_cosine(1e-2, 16)
+    ours = trained(optimizers.AdamW(schedule, weight_decay=0.1), jit_compile)
+    plain = trained(keras.optimizers.AdamW(schedule, weight_decay=0.1), jit_compile)
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3 if precision == "mixed_float16" else 1e-6)
+    untouched = trained(keras.optimizers.SGD(0.0), jit_compile)
+    assert max(np.abs(one - other).max() for one, other in zip(ours, untouched, strict=True)) > 1e-2
+
+
+def test_the_learning_rate_rises_and_falls():
+    schedule = optimizers.warm_up_and_cosine(0.5, 100)
+    rates = np.array([float(schedule(tf.constant(step))) for step in range(101)])
+    assert rates[0] == 0 and rates.argmax() == 5 and rates.max() == pytest.approx(0.5) and rates[-1] < 1e-6
+    assert np.all(np.diff(rates[:6]) > 0) and np.all(np.diff(rates[5:]) < 0)
