@@ -153,17 +153,15 @@ def _in_memory(examples: tf.data.Dataset) -> tuple[int, Callable]:
       Their number, and a function from indices [B] to images [B, H, W, 3] and labels [B, H, W].
     """
     count = _count(examples)
-    arrays = [np.empty((count, *spec.shape), np.uint8) for spec in examples.element_spec]
-    read = 0
-    for batch in examples.batch(64).as_numpy_iterator():
-        for array, part in zip(arrays, batch, strict=True):
-            array[read : read + len(part)] = part
-        read += len(batch[0])
-    tensors = []
     with tf.device("CPU"):  # where the pipeline runs, also beside a GPU
-        while arrays:  # one after the other, for each is copied once more on its way
-            tensors.append(tf.constant(arrays.pop(0)))
-    return count, lambda indices: tuple(tf.gather(tensor, indices) for tensor in tensors)
+        arrays = [tf.Variable(tf.zeros((count, *spec.shape), tf.uint8)) for spec in examples.element_spec]
+    read = 0
+    for batch in examples.batch(64):
+        places = tf.range(read, read + len(batch[0]))
+        for array, part in zip(arrays, batch, strict=True):
+            array.scatter_update(tf.IndexedSlices(part, places))  # in place; a slice that is assigned copies all first
+        read += len(places)
+    return count, lambda indices: tuple(tf.gather(array, indices) for array in arrays)
 
 
 def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -189,42 +187,33 @@ def augment(
 
     Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W].
     """
-    count, height, width = tf.unstack(tf.shape(labels))
+    count, height, width = labels.shape
     uniform = tf.random.stateless_uniform((7, total or count), seed=tf.cast(tf.stack(seed), tf.int64))
     uniform = uniform[:, first : first + count]
     mirrored, window, left, top, contrast, saturation, brightness = tf.unstack(uniform)
 
-    # One affine map for each image says where an output pixel is read. It goes through pixel centres (+ 0.5),
-    # so that mirroring is exact: x_in + 0.5 = offset + scale * (x_out + 0.5).
-    scale = tf.minimum(1.0, 0.6 + 0.8 * window)
-    sign = tf.where(mirrored < 0.5, -1.0, 1.0)
-    x_offset = tf.cast(width, tf.float32) * (left * (1 - scale) + tf.where(sign < 0, scale, 0.0))
-    y_offset = tf.cast(height, tf.float32) * top * (1 - scale)
-    zero = tf.zeros_like(scale)
-    x_row = [sign * scale, zero, x_offset + 0.5 * sign * scale - 0.5]
-    y_row = [zero, scale, y_offset + 0.5 * scale - 0.5]
-    transforms = tf.stack([*x_row, *y_row, zero, zero], axis=1)
+    side = tf.minimum(1.0, 0.6 + 0.8 * window)
+    left, top = left * (1 - side), top * (1 - side)
+    right, bottom, is_mirrored = left + side, top + side, mirrored < 0.5
+    # A box that is read from its right to its left gives the mirrored picture.
+    begin, end = tf.where(is_mirrored, right, left), tf.where(is_mirrored, left, right)
+    boxes = tf.stack([top, begin, bottom, end], axis=1)
 
-    def warp(pixels, interpolation):
-        return tf.raw_ops.ImageProjectiveTransformV3(
-            images=pixels,
-            transforms=transforms,
-            output_shape=(height, width),
-            fill_value=0.0,
-            interpolation=interpolation,
-            fill_mode="NEAREST",  # bilinear sampling reaches half a pixel over the edge
-        )
+    def crop(pixels, method):
+        return tf.image.crop_and_resize(pixels, boxes, tf.range(count), (height, width), method)
 
-    images = warp(tf.cast(images, tf.float32), "BILINEAR")
-    labels = warp(labels[..., None], "NEAREST")[..., 0]
+    images = crop(images, "bilinear")
+    labels = tf.cast(crop(labels[..., None], "nearest")[..., 0], tf.uint8)
 
     def spread(values, low, high):  # 0..1 to low..high, shaped to go with images
         return (low + (high - low) * values)[:, None, None, None]
 
+    contrast, saturation = spread(contrast, 0.7, 1.3), spread(saturation, 0.7, 1.3)
     grey = tf.reduce_mean(images, axis=-1, keepdims=True)
     mean = tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
-    images = grey + (images - grey) * spread(saturation, 0.7, 1.3)
-    images = mean + (images - mean) * spread(contrast, 0.7, 1.3) + spread(brightness, -30.0, 30.0)
+    # contrast * (grey + saturation * (images - grey) - mean) + mean + brightness, in few passes over the images
+    shift = contrast * (1 - saturation) * grey + (1 - contrast) * mean + spread(brightness, -30.0, 30.0)
+    images = contrast * saturation * images + shift
     return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), labels
 
 

@@ -1,0 +1,83 @@
+"""The plain way to do what the recipes do, as tutorials have it, for the benchmark to compare with.
+
+float32 throughout, Keras' own optimizer and loss; pictures are cached as float32 after their augmentation; the masks of
+all detections are pasted over the whole photo; what is large stays in memory.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+BATCH_SIZE = 16
+
+
+def pipeline(examples: tf.data.Dataset, decode, size: int) -> tf.data.Dataset:
+    """Batches of images float32 in 0..1 and labels float32 from the elements of a data set."""
+
+    def load(*element):
+        image, label = decode(*element)
+        image = tf.image.resize(image, (size, size))
+        label = tf.image.resize(label, (size, size))  # bilinear: between two classes it makes up others
+        if np.random.uniform() > 0.5:  # drawn once, when TensorFlow traces this function
+            image, label = tf.image.flip_left_right(image), tf.image.flip_left_right(label)
+        return tf.cast(image, tf.float32) / 255, tf.cast(label, tf.float32)
+
+    return examples.map(load).cache().shuffle(1000).batch(BATCH_SIZE).repeat().prefetch(tf.data.AUTOTUNE)
+
+
+def compile_model(model: keras.Model) -> None:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # XLA, Keras' default, would take two to four times as long on a CPU; it is left out here.
+    model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-4), loss, metrics=["accuracy"], jit_compile=False)
+
+
+def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> None:
+    """Reads a photo pixel by pixel, pastes all masks over the whole of it, draws them, and saves a figure."""
+    import matplotlib.pyplot as plt
+    from official.vision.utils.object_detection import visualization_utils
+
+    with Image.open(photo_path) as image:
+        width, height = image.size
+        photo = np.array(image.getdata()).reshape((height, width, 3)).astype(np.uint8)
+    boxes = answer["detection_boxes"][0]
+    corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    whole = np.concatenate([-corner / extent, (1 - corner) / extent], axis=1)  # the photo, as seen from each box
+    masks = tf.image.crop_and_resize(
+        answer["detection_masks"][0][..., np.newaxis], whole, np.arange(len(boxes)), (height, width)
+    )
+    visualization_utils.visualize_boxes_and_labels_on_image_array(
+        photo,
+        boxes,
+        answer["detection_classes"][0].astype(int),
+        answer["detection_scores"][0],
+        category_index={},
+        instance_masks=tf.cast(masks[..., 0] > 0.5, tf.uint8).numpy(),
+        use_normalized_coordinates=True,
+        max_boxes_to_draw=len(boxes),
+    )
+    figure = plt.figure(figsize=(24, 32))
+    plt.imshow(photo)
+    plt.savefig(picture_path)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Trains one step on drawn pets: what starting a program takes."""
+    from common import synthetic
+
+    import tensorflow_datasets  # noqa: F401  what a tutorial imports at its top
+    import unet_scratch
+
+    images, labels = map(np.stack, zip(*(synthetic.draw(i, image_size=128) for i in range(BATCH_SIZE)), strict=True))
+    examples = tf.data.Dataset.from_tensor_slices((images, labels[..., np.newaxis]))
+    model = unet_scratch.build_model(128, 3)
+    compile_model(model)
+    model.fit(pipeline(examples, lambda image, label: (image, label), 128), steps_per_epoch=1)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    main()
