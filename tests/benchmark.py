@@ -65,7 +65,7 @@ def side_by_side(set_up, *arguments):
         process.start()
         other.close()
         ways.append((pipe, process))
-    work = [pipe.recv() for pipe, _ in ways][0]
+    work, _ = (pipe.recv() for pipe, _ in ways)
     turns, began = [], time.perf_counter()
     while len(turns) < TURNS and (not turns or time.perf_counter() - began < SECONDS):
         turns.append([])
