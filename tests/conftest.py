@@ -48,6 +48,13 @@ def shared():
     return SHARED
 
 
+class QuietServer(http.server.ThreadingHTTPServer):
+    """Says nothing on stderr, which the tests read, of a client that goes away in the middle."""
+
+    def handle_error(self, *_):
+        pass
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -61,7 +68,7 @@ def http_server(tmp_path, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     handler = functools.partial(QuietHandler, directory=folder)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = QuietServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield folder, server
     server.shutdown()

@@ -14,6 +14,7 @@ import mask_rcnn_hub
 import pytest
 import unet_mobilenetv2
 import unet_scratch
+from conftest import QuietServer
 
 BODY = b"x" * 100_000
 FAILURES = {
@@ -60,7 +61,7 @@ def site(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for module in (files, data):
         monkeypatch.setattr(module, "DOWNLOAD_TIMEOUT", 1)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Misbehaving)
+    server = QuietServer(("127.0.0.1", 0), Misbehaving)
     server.daemon_threads, server.end = True, threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
