@@ -20,7 +20,7 @@ test: .venv/installed-tests
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --dist worksteal
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmark.py

@@ -58,6 +58,10 @@ def epochs(folder):
         return 0
 
 
+def has_begun(folder):
+    return (folder / ".running").exists()
+
+
 def wait_for(condition, process, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
@@ -117,7 +121,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(recipe, whole
     output = tmp_path / recipe
     for finished in (0, 1, 2, 3):
         process = start(recipe, output, *LARGER, *(("--resume",) if finished else ()))
-        wait_for(lambda finished=finished: epochs(output) > finished or (finished == 0 and output.exists()), process)
+        wait_for(lambda finished=finished: epochs(output) > finished or (not finished and has_begun(output)), process)
         time.sleep(rng.uniform(0, 0.6))
         process.send_signal(signal.SIGKILL)
         process.communicate()
