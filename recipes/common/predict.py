@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, build_model: Callable[[int, int], keras.Model]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in batches(reader, lambda photo: photo.pixels):
             began = time.perf_counter()
-            answers = _answer(network, [photo.pixels for photo in batch])
+            answers = segment(network, [photo.pixels for photo in batch])
             results = list(pool.map(functools.partial(_write_photo, args.output, network), batch, answers))
             seconds = (time.perf_counter() - began) / len(batch)
             for photo, shares in zip(batch, results, strict=True):
@@ -202,7 +202,7 @@ def batches(pictures: Iterable, pixels: Callable[[Any], np.ndarray]) -> Iterator
         yield batch
 
 
-def _answer(network: Network, pictures: Sequence[np.ndarray]) -> np.ndarray:
+def segment(network: Network, pictures: Sequence[np.ndarray]) -> np.ndarray:
     """The class probabilities of pictures, uint8 RGB of any size, at the network's size: [B, size, size, classes]."""
     size = (network.size, network.size)
     pixels = np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures])
@@ -315,7 +315,7 @@ def _write_video(path: pathlib.Path, source: pathlib.Path, network: Network) -> 
         if not writer.isOpened():
             raise InputError(f"{source}: a video of {width} x {height} at {rate} frames a second cannot be written")
         for batch in batches(itertools.chain([first], pictures), np.asarray):
-            for frame, probabilities in zip(batch, _answer(network, batch), strict=True):
+            for frame, probabilities in zip(batch, segment(network, batch), strict=True):
                 label, _ = enlarge(frame, probabilities, network.class_names)
                 picture = overlay(frame, label, network.class_names)
                 writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
