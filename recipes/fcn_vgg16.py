@@ -28,7 +28,6 @@ from keras import layers
 EPOCHS = 20
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-4  # small: pretrained features are to be adapted, not unlearnt
-WEIGHT_DECAY = 1e-4
 
 
 def build_model(image_size: int, num_classes: int) -> keras.Model:
@@ -109,7 +108,7 @@ def main() -> int | None:
         device.team.synchronize(model)
         learning_rate = optimizers.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
         model.compile(
-            optimizer=optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
+            optimizer=optimizers.Adam(learning_rate),
             loss=losses.CrossEntropyAndDice(),
             metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
             jit_compile=device.jit_compile,

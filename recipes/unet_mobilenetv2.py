@@ -29,7 +29,6 @@ FINE_TUNE_EPOCHS = 20  # with the encoder trained too
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-3
 FINE_TUNE_FACTOR = 0.6  # of the learning rate: pretrained features are to be adapted, not unlearnt
-WEIGHT_DECAY = 1e-4
 BN_MOMENTUM = 0.95  # Keras' 0.99, and MobileNetV2's 0.999, lag hundreds of steps behind
 SKIPS = ("block_13_expand_relu", "block_6_expand_relu", "block_3_expand_relu", "block_1_expand_relu")  # 1/16 .. 1/2
 BOTTOM = "block_16_project"  # 1/32 of the image's side
@@ -118,9 +117,7 @@ def main() -> int | None:
         with device.team.strategy.scope():
             set_encoder_trainable(model, with_encoder)
             model.compile(
-                optimizer=optimizers.AdamW(
-                    optimizers.warm_up_and_cosine(peak, epochs * dataset.steps_per_epoch), weight_decay=WEIGHT_DECAY
-                ),
+                optimizer=optimizers.Adam(optimizers.warm_up_and_cosine(peak, epochs * dataset.steps_per_epoch)),
                 loss=losses.CrossEntropyAndDice(),
                 metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
                 jit_compile=device.jit_compile,

@@ -23,7 +23,6 @@ from keras import layers
 EPOCHS = 60  # without pretrained features the validation curve rises for long
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-3  # the highest, after a warm-up; it ends at nothing
-WEIGHT_DECAY = 1e-4
 ENCODER_FILTERS = (64, 128, 256, 512, 512, 512, 512, 512)
 DECODER_FILTERS = (512, 512, 512, 512, 256, 128, 64)
 BN_MOMENTUM = 0.95  # Keras' 0.99 lags hundreds of steps behind, too long for a short run
@@ -90,7 +89,7 @@ def main() -> int | None:
         device.team.synchronize(model)
         learning_rate = optimizers.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
         model.compile(
-            optimizer=optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
+            optimizer=optimizers.Adam(learning_rate),
             loss=losses.CrossEntropyAndDice(),
             metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
             jit_compile=device.jit_compile,

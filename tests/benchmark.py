@@ -153,7 +153,7 @@ def step(is_plain, recipe, size, batch_size):
         plain.compile_model(model)
     else:
         model.compile(
-            optimizers.AdamW(optimizers.warm_up_and_cosine(1e-3, 1000), weight_decay=1e-4),
+            optimizers.Adam(optimizers.warm_up_and_cosine(1e-3, 1000)),
             losses.CrossEntropyAndDice(),
             metrics=[scores.PixelAccuracy(3), scores.MeanIoU(3)],
             jit_compile=device.jit_compile,

@@ -16,16 +16,17 @@ def random_answer(seed=0, shape=(3, 8, 8), num_classes=4):
 def test_the_loss_by_its_definition():
     labels, logits = random_answer()
     labels[0, :4] = labels[2] = 255  # ignored: half of the first image, all of the last
+    labels[1][labels[1] == 3] = 0  # the second shows three of the four classes
     expected = []
     for label, logit in zip(labels, logits, strict=True):
         known = label != 255
         truth, predicted = label[known], np.exp(logit[known]) / np.exp(logit[known]).sum(axis=-1, keepdims=True)
         cross_entropy = -np.mean(np.log(predicted[np.arange(len(truth)), truth])) if len(truth) else 0
         dice = []
-        for index in range(4):
+        for index in set(truth):
             both = predicted[truth == index, index].sum()
-            dice.append((2 * both + 1) / (np.sum(truth == index) + predicted[:, index].sum() + 1))
-        expected.append(cross_entropy + 1 - np.mean(dice))
+            dice.append(2 * both / (np.sum(truth == index) + predicted[:, index].sum()))
+        expected.append(cross_entropy + (1 - np.mean(dice) if len(truth) else 0))
     assert expected[2] == 0
     assert float(losses.CrossEntropyAndDice()(labels, logits)) == pytest.approx(np.mean(expected), rel=1e-5)
 
@@ -50,11 +51,11 @@ def trained(optimizer, jit_compile, steps=8):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])  # the second scales the loss
 @pytest.mark.parametrize("jit_compile", [False, True])  # as on a CPU, as on a GPU
-def test_adamw_is_that_of_keras(precision, jit_compile):
+def test_adam_is_that_of_keras(precision, jit_compile):
     keras.config.set_dtype_policy(precision)
     schedule = optimizers.warm_up_and_cosine(1e-2, 16)
-    ours = trained(optimizers.AdamW(schedule, weight_decay=0.1), jit_compile)
-    plain = trained(keras.optimizers.AdamW(schedule, weight_decay=0.1), jit_compile)
+    ours = trained(optimizers.Adam(schedule), jit_compile)
+    plain = trained(keras.optimizers.Adam(schedule), jit_compile)
     for one, other in zip(ours, plain, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3 if precision == "mixed_float16" else 1e-6)
     untouched = trained(keras.optimizers.SGD(0.0), jit_compile)

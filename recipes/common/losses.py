@@ -4,13 +4,14 @@ import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable("cookbook")
 class CrossEntropyAndDice(keras.losses.Loss):
     """Cross-entropy plus Dice loss, of logits [B, H, W, classes] against labels [B, H, W].
 
     Cross-entropy counts pixels, so a thin border hardly matters to it; Dice counts how well each class overlaps,
     whatever its size, which is nearer to the mean IoU that is reported. Each gives one number an image: the mean over
-    its pixels, and the mean over the classes. Labels from `classes` on are ignored. Source of Dice as a loss:
-    Milletari, Navab, Ahmadi: V-Net, 3DV 2016, section 3; of the sum: Isensee et al.: nnU-Net, Nature Methods 2021.
+    its pixels, and the mean over the classes that it shows. Labels from `classes` on are ignored. Sources: Milletari,
+    Navab, Ahmadi: V-Net, 3DV 2016, section 3, of Dice; Isensee et al.: nnU-Net, Nature Methods 2021, of the sum.
     """
 
     def call(self, labels, logits):
@@ -23,6 +24,7 @@ class CrossEntropyAndDice(keras.losses.Loss):
 
         predicted = ops.softmax(logits) * counted[..., None]
         overlap = ops.sum(truth * predicted, axis=(1, 2))
-        total = ops.sum(truth, axis=(1, 2)) + ops.sum(predicted, axis=(1, 2))
-        dice = (2 * overlap + 1) / (total + 1)  # + 1 pixel: a class that is not there and not predicted is right
-        return cross_entropy + 1 - ops.mean(dice, axis=-1)
+        area = ops.sum(truth, axis=(1, 2))
+        dice = 2 * overlap / ops.maximum(area + ops.sum(predicted, axis=(1, 2)), 1)
+        shown = ops.cast(area > 0, logits.dtype)
+        return cross_entropy + ops.sum(shown * (1 - dice), axis=-1) / ops.maximum(ops.sum(shown, axis=-1), 1)
