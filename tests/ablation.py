@@ -1,9 +1,11 @@
 """What each part of unet_mobilenetv2 brings: four trainings of six epochs. `python tests/ablation.py FLAGS...`
 
-The flags are those of the recipe, such as --image-size or --data-dir. It ends with a table; the runs and their curves
-lie in output/ablation/.
+The flags are those of the recipe, such as --image-size or --data-dir; `python tests/ablation.py VARIANT FLAGS...` does
+one of the four. The runs and a figure of their curves lie in output/ablation/. The table is of the validation photos:
+nothing that is tried out is judged by the test photos.
 """
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -30,16 +32,30 @@ def train(name: str, flags: list[str]) -> None:
     runs.start(unet_mobilenetv2.main)
 
 
+def table(folder: pathlib.Path) -> str:
+    """A Markdown table of the runs in a folder: their best epochs on the validation photos."""
+    from common import plots
+
+    lines = ["| | minutes | pixel accuracy | mean IoU |", "|---|---|---|---|"]
+    for name in VARIANTS:
+        if (folder / name / "metrics.json").exists():
+            minutes = json.loads((folder / name / "metrics.json").read_text())["train"]["seconds"] / 60
+            history = plots.read_history(folder / name / "history.csv").history
+            mean_iou, accuracy = max(zip(history["val_mean_iou"], history["val_accuracy"], strict=True))
+            lines.append(f"| {name.replace('_', ' ')} | {minutes:.0f} | {accuracy:.3f} | {mean_iou:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     if sys.argv[1:] and sys.argv[1] in VARIANTS:
-        train(sys.argv[1], sys.argv[2:])
+        train(sys.argv[1], sys.argv[2:])  # ends the program
     for name in VARIANTS:
         subprocess.run([sys.executable, __file__, name, *sys.argv[1:]], check=True)
 
     from common import plots
 
     plots.comparison(OUTPUT)
-    print((OUTPUT / "comparison.md").read_text())
+    print(table(OUTPUT))
 
 
 if __name__ == "__main__":

@@ -2,21 +2,25 @@
 
     python tests/benchmark.py [pipeline] [step] [inference] [mask] [start]      all of them, or some
 
-The two ways of a line run in a process each and take turns, so that a noisy machine disturbs both alike; the ratio is
-the median over the turns. Memory is how much a process grew at most, after its imports. "Of the floor" is how near a
-way comes to the time that its multiplications and additions take at the rate of a large matrix product in the same
-precision. Needs Linux.
+The two ways of a line run in a process each and take turns, two to seven, so that a noisy machine disturbs both alike;
+the one that waits is stopped. "Faster" is the median over the turns. MB is the peak of a process above what it held
+after its imports (of the start: all of it). The floor of a training step is its multiplications and additions over the
+rate of a large matrix product in the same precision, measured after each step. Needs Linux, and 9 GB for the plain way
+with the largest photo. GPUs are left out.
 """
 
 import argparse
 import multiprocessing
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests")]
@@ -25,19 +29,44 @@ SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
 PIPELINE_IMAGES = 3312
 PHOTOS = ((640, 427), (4000, 3000))  # width, height
 DETECTIONS, SURE = 100, 20
-TURNS, SECONDS = 7, 12  # of a line at most
+FEWEST_TURNS, TURNS, SECONDS = 2, 7, 10  # no turn but the fewest begins after so many seconds
+
+
+class Work(NamedTuple):
+    """What a process measures."""
+
+    turn: Callable[[], int]  # does it once, gives the number of images
+    before: float  # the memory of the process before it, MB
+    operations: int = 0  # for an image, counted
+    multiply: Callable[[], int] | None = None  # matrix products, gives the number of their operations
+
+
+class Measured(NamedTuple):
+    """Of one way: the seconds for an image in each turn, those of its floor, the operations for it, and the MB."""
+
+    seconds: list[float]
+    floors: list[float]
+    operations: int
+    peak: float
 
 
 def memory(field: str) -> float:
-    """VmRSS (now) or VmHWM (the most) of this process, MB."""
+    """VmRSS (now) or VmHWM (the peak) of this process, MB."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def baseline() -> float:
-    """The memory of this process, MB, from which on it is looked how much it grows."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the most so far
+    """The memory of this process now, MB. Its peak counts from here on."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
     return memory("VmRSS")
+
+
+def timed(work: Callable[[], int]) -> float:
+    """Seconds for one of what `work` counts."""
+    began = time.perf_counter()
+    count = work()
+    return (time.perf_counter() - began) / count
 
 
 def serve(pipe, is_plain: bool, set_up, arguments) -> None:
@@ -46,61 +75,42 @@ def serve(pipe, is_plain: bool, set_up, arguments) -> None:
 
     if is_plain:
         os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)  # TensorFlow's own choice
-    turn, before, work = set_up(is_plain, *arguments)
-    pipe.send(work)
+    work = set_up(is_plain, *arguments)
+    pipe.send(work.operations)
     while pipe.recv() == "turn":
-        began = time.perf_counter()
-        units = turn()
-        pipe.send((time.perf_counter() - began) / units)
-    pipe.send(memory("VmHWM") - before)
+        pipe.send((timed(work.turn), work.operations * timed(work.multiply) if work.multiply else 0.0))
+    pipe.send(memory("VmHWM") - work.before)
 
 
-def side_by_side(set_up, *arguments):
-    """Seconds for an image and MB, of ours and of the plain way; operations for an image; the median ratio."""
+def side_by_side(set_up, *arguments) -> list[Measured]:
+    """Measures ours and the plain way."""
     context = multiprocessing.get_context("spawn")
     ways = []
-    for is_plain in (False, True):
-        pipe, other = context.Pipe()
-        process = context.Process(target=serve, args=(other, is_plain, set_up, arguments), daemon=True)
-        process.start()
-        other.close()
-        ways.append((pipe, process))
-    work, _ = (pipe.recv() for pipe, _ in ways)
-    turns, began = [], time.perf_counter()
-    while len(turns) < TURNS and (not turns or time.perf_counter() - began < SECONDS):
-        turns.append([])
-        for pipe, _ in ways:
-            pipe.send("turn")
-            turns[-1].append(pipe.recv())
-    peaks = []
-    for pipe, process in ways:
-        pipe.send("end")
-        peaks.append(pipe.recv())
-        process.join()
-    seconds = [statistics.median(column) for column in zip(*turns, strict=True)]
-    ratio = statistics.median(plain / ours for ours, plain in turns)
-    return seconds, peaks, work, ratio
-
-
-def matrix(is_plain, size):
-    """A matrix product in the precision of a training: what this machine can do at most."""
-    from common import runs
-
-    import keras
-    import tensorflow as tf
-
-    before = baseline()
-    runs.prepare(argparse.Namespace(seed=0, precision="float32" if is_plain else "auto", batch_size=1))
-    values = tf.cast(tf.random.normal((size, size)), keras.config.dtype_policy().compute_dtype)
-    multiply = tf.function(tf.linalg.matmul)
-
-    def turn():
-        for _ in range(5):
-            multiply(values, values).numpy()
-        return 5 * 2 * size**3  # multiplications and additions
-
-    turn()
-    return turn, before, None
+    try:
+        for is_plain in (False, True):
+            pipe, other = context.Pipe()
+            process = context.Process(target=serve, args=(other, is_plain, set_up, arguments), daemon=True)
+            process.start()
+            other.close()
+            ways.append((process, pipe, Measured([], [], pipe.recv(), 0.0)))
+            os.kill(process.pid, signal.SIGSTOP)  # or it would fill its buffers while the other one is measured
+        began, turns = time.perf_counter(), 0
+        while turns < FEWEST_TURNS or (turns < TURNS and time.perf_counter() - began < SECONDS):
+            turns += 1
+            for process, pipe, measured in ways[:: (-1) ** turns]:
+                os.kill(process.pid, signal.SIGCONT)
+                pipe.send("turn")
+                for values, value in zip((measured.seconds, measured.floors), pipe.recv(), strict=True):
+                    values.append(value)
+                os.kill(process.pid, signal.SIGSTOP)
+        for process, pipe, _ in ways:
+            os.kill(process.pid, signal.SIGCONT)
+            pipe.send("end")
+        return [measured._replace(peak=pipe.recv()) for _, pipe, measured in ways]
+    finally:
+        for process, *_ in ways:  # one that is stopped could not end
+            process.kill()
+            process.join()
 
 
 def pipeline(is_plain, size):
@@ -126,20 +136,20 @@ def pipeline(is_plain, size):
         batches = data.pipelines(splits, decode, size, plain.BATCH_SIZE, seed=0)["train_from"](0)
     iterator = iter(batches)
 
-    def turn(steps=40):
+    def turn(steps=100):
         for _ in range(steps):
             next(iterator)
         return steps * plain.BATCH_SIZE
 
     turn(steps=PIPELINE_IMAGES // plain.BATCH_SIZE)  # the plain way fills its cache in its first epoch
-    return turn, before, None
+    return Work(turn, before)
 
 
 def step(is_plain, recipe, size, batch_size):
     """A training step, as `fit` does it."""
     import importlib
 
-    from common import data, losses, optimizers, runs, scores
+    from common import losses, optimizers, runs, scores
 
     import numpy as np
     import plain
@@ -161,14 +171,31 @@ def step(is_plain, recipe, size, batch_size):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, size, size, 3)).astype(np.uint8)
     labels = rng.integers(0, 3, (batch_size, size, size)).astype(np.uint8)
-    assert data.IGNORED not in labels
+    multiply = matrix_products()
 
     def turn():
         model.train_on_batch(images, labels)
         return batch_size
 
     turn()  # traces
-    return turn, before, operations(model)
+    multiply()
+    return Work(turn, before, operations(model), multiply)
+
+
+def matrix_products(size=2048, count=4) -> Callable[[], int]:
+    """What this machine can do at most, in the precision of the training."""
+    import keras
+    import tensorflow as tf
+
+    values = tf.cast(tf.random.normal((size, size)), keras.config.dtype_policy().compute_dtype)
+    corner = tf.function(lambda: tf.linalg.matmul(values, values)[0, 0])  # all of it is worked out, little is copied
+
+    def multiply():
+        for _ in range(count):
+            corner().numpy()
+        return count * 2 * size**3
+
+    return multiply
 
 
 def operations(model) -> int:
@@ -198,12 +225,15 @@ def inference(is_plain, batch_size):
     import unet_mobilenetv2
 
     before = baseline()
-    weights = ROOT / "weights" / "unet_mobilenetv2.weights.h5"
-    network = predict.load(argparse.Namespace(recipe="unet_mobilenetv2", weights=weights), unet_mobilenetv2.build_model)
-    photos = np.random.default_rng(0).uniform(0, 255, (batch_size, network.size, network.size, 3)).astype(np.float32)
+    weights, size = ROOT / "weights" / "unet_mobilenetv2.weights.h5", 192
     if is_plain:
-        model = unet_mobilenetv2.build_model(network.size, 3)
+        model = unet_mobilenetv2.build_model(size, 3)
         model.load_weights(weights)
+    else:
+        args = argparse.Namespace(recipe="unet_mobilenetv2", weights=weights)
+        network = predict.load(args, unet_mobilenetv2.build_model)
+        assert network.size == size
+    photos = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32)
 
     def turn():
         for _ in range(8 // batch_size):
@@ -214,7 +244,7 @@ def inference(is_plain, batch_size):
         return 8
 
     turn()  # traces
-    return turn, before, None
+    return Work(turn, before)
 
 
 def mask_rcnn(is_plain, width, height):
@@ -240,41 +270,49 @@ def mask_rcnn(is_plain, width, height):
     tensors = {name: tf.constant(value) for name, value in answer.items()}
     names = instances.read_label_map(mask_rcnn_hub.LABELS)
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
-    # A drawn pet with the noise of a camera: compresses no better than a photo does.
-    picture = cv2.resize(synthetic.draw(0, image_size=512)[0], (width, height)).astype(np.int16)
-    picture += rng.integers(-6, 7, picture.shape, dtype=np.int16)
-    cv2.imwrite(folder / "photo.jpg", picture.clip(0, 255).astype(np.uint8))
-    del picture
-    before = baseline()
 
-    def turn():
+    def draw(name, width, height):
+        """A drawn pet with the noise of a camera: compresses no better than a photo does."""
+        picture = cv2.resize(synthetic.draw(0, image_size=512)[0], (width, height)).astype(np.int16)
+        picture += rng.integers(-6, 7, picture.shape, dtype=np.int16)
+        cv2.imwrite(folder / name, picture.clip(0, 255).astype(np.uint8))
+
+    def turn(name="photo.jpg"):
         if is_plain:
-            plain.detect_and_save(answer, folder / "photo.jpg", folder / "plain.png")
+            plain.detect_and_save(answer, folder / name, folder / "plain.png")
         else:
-            photo = photos.read(folder / "photo.jpg")
+            photo = photos.read(folder / name)
             found = mask_rcnn_hub.detect(lambda _: tensors, photo, names, mask_rcnn_hub.MIN_SCORE, DETECTIONS)
             mask_rcnn_hub.save(folder, "photo", photo, found)
-            instances.coco_results((height, width), found, 1, "photo.jpg")
+            instances.coco_results(photo.shape[:2], found, 1, name)
         return 1
 
-    return turn, before, None
+    draw("photo.jpg", width, height)
+    draw("small.jpg", 64, 64)
+    turn("small.jpg")  # loads what each way needs
+    before = baseline()
+    return Work(turn, before)
 
 
-def start_up(is_plain) -> float:
-    """Seconds from the command to the end of the first training step, on 16 drawn pets."""
+def start_up() -> list[Measured]:
+    """From the command to the end of the first training step, on drawn pets. The memory is that of all of it."""
     own = [ROOT / "recipes" / "unet_scratch.py", "--data", "synthetic", "--image-size", 128, "--limit", 16]
     own += ["--epochs", 1, "--output", os.environ["BENCHMARK_FOLDER"]]
-    command = [ROOT / "tests" / "plain.py", ROOT / "recipes"] if is_plain else own
-    began = time.perf_counter()
-    with subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE) as process:
-        seen = b""
-        while b"1/1" not in seen:
-            some = os.read(process.stdout.fileno(), 4096)
-            assert some, seen.decode()
-            seen += some
-        seconds = time.perf_counter() - began
-        process.kill()
-    return seconds
+    ways = [(command, Measured([], [], 0, 0.0)) for command in (own, [ROOT / "tests" / "plain.py"])]
+    for _ in range(FEWEST_TURNS):
+        for index, (command, measured) in enumerate(ways):
+            began, seen = time.perf_counter(), b""
+            with subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE) as process:
+                while b"1/1" not in seen:
+                    some = os.read(process.stdout.fileno(), 4096)
+                    assert some, seen.decode()
+                    seen += some
+                measured.seconds.append(time.perf_counter() - began)
+                status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+                process.kill()
+            peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+            ways[index] = command, measured._replace(peak=max(measured.peak, peak))
+    return [measured for _, measured in ways]
 
 
 LINES = [("pipeline", f"input pipeline, {PIPELINE_IMAGES} images, 256 px", pipeline, (256,))]
@@ -288,30 +326,48 @@ LINES += [
     ("inference", "inference, unet_mobilenetv2, 192 px, batch 8", inference, (8,)),
 ]
 LINES += [("mask", f"around Mask R-CNN, {width} x {height}", mask_rcnn, (width, height)) for width, height in PHOTOS]
-FORMAT = "{:<50}{:>10}{:>10}{:>9}{:>8}{:>8}{:>9}{:>17}"
+LINES += [("start", "start until the first step, unet_scratch, 128 px", None, ())]
+FORMAT = "{:<50}{:>10}{:>10}{:>8}{:>8}{:>8}{:>8}{:>8}{:>13}{:>13}"
+HEAD = ("", "images/s", "plain", "faster", "MB", "plain", "memory", "GFLOP", "floor", "plain")
+
+
+def row(title: str, ours: Measured, plain: Measured) -> str:
+    """A line of the table. GFLOP are those of an image; the floor in images a second, and how near it is."""
+    rates = [1 / statistics.median(measured.seconds) for measured in (ours, plain)]
+    cells = [f"{rate:.4g}" for rate in rates]
+    cells += [f"{statistics.median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True)):.2f} x"]
+    cells += [f"{ours.peak:.0f}", f"{plain.peak:.0f}", f"{ours.peak / plain.peak:.2f} x", "", "", ""]
+    if ours.operations:
+        cells[-3] = f"{ours.operations / 1e9:.1f}"
+        for place, measured in ((-2, ours), (-1, plain)):
+            near = statistics.median(a / b for a, b in zip(measured.floors, measured.seconds, strict=True))
+            cells[place] = f"{1 / statistics.median(measured.floors):.4g}, {near:.0%}"
+    return FORMAT.format(title, *cells)
 
 
 def main() -> None:
-    only = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = dict.fromkeys(kind for kind, *_ in LINES)
+    parser.add_argument("lines", nargs="*", help="of " + ", ".join(known))
+    kinds = parser.parse_args().lines
+    if not known.keys() >= set(kinds):
+        parser.error(f"{' '.join(kinds)}: there are {', '.join(known)}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    began, rates = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BENCHMARK_FOLDER"] = folder
-        rates, _, _, ratio = side_by_side(matrix, 2048)  # seconds for an operation
-        ours, plain = (f"{1e-9 / seconds:.0f}" for seconds in rates)
-        print(f"matrix product: {ours} billion operations a second, in float32 {plain}, {ratio:.2f} x\n")
-        head = ("", "images/s", "plain", "faster", "MB", "plain", "memory", "of the floor")
-        print(FORMAT.format(*head), flush=True)
+        print(FORMAT.format(*HEAD), flush=True)
         for kind, title, set_up, arguments in LINES:
-            if only and kind not in only:
+            if kinds and kind not in kinds:
                 continue
-            (ours, plain), (peak, plain_peak), work, ratio = side_by_side(set_up, *arguments)
-            floor = f"{work * rates[0] / ours:.0%}, plain {work * rates[1] / plain:.0%}" if work else ""
-            figures = (f"{1 / ours:.2f}", f"{1 / plain:.2f}", f"{ratio:.2f} x")
-            figures += (f"{peak:.0f}", f"{plain_peak:.0f}", f"{peak / plain_peak:.2f} x")
-            print(FORMAT.format(title, *figures, floor), flush=True)
-        if not only or "start" in only:
-            turns = [(start_up(False), start_up(True)) for _ in range(2)]
-            ours, plain = (statistics.median(column) for column in zip(*turns, strict=True))
-            print(f"\nstart until the first step, unet_scratch, 128 px: {ours:.1f} s, plain {plain:.1f} s")
+            ours, plain = side_by_side(set_up, *arguments) if set_up else start_up()
+            print(row(title, ours, plain), flush=True)
+            if ours.operations:
+                rates.append([way.operations / statistics.median(way.floors) / 1e9 for way in (ours, plain)])
+    if rates:
+        ours, plain = (statistics.median(column) for column in zip(*rates, strict=True))
+        print(f"\nmatrix product of 2048 x 2048: {ours:.0f} GFLOP a second, in float32 {plain:.0f}")
+    print(f"{(time.perf_counter() - began) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

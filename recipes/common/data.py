@@ -19,6 +19,7 @@ from common.files import DOWNLOAD_TIMEOUT, InputError, in_one_line, no_endless_w
 import numpy as np
 import requests
 import tensorflow as tf
+from tqdm import tqdm
 
 SOURCES = ("oxford_iiit_pet", "synthetic")
 IGNORED = folders.IGNORED  # the label of pixels that count neither in the loss nor in a score
@@ -156,11 +157,13 @@ def _in_memory(examples: tf.data.Dataset) -> tuple[int, Callable]:
     with tf.device("CPU"):  # where the pipeline runs, also beside a GPU
         arrays = [tf.Variable(tf.zeros((count, *spec.shape), tf.uint8)) for spec in examples.element_spec]
     read = 0
-    for batch in examples.batch(64):
-        places = tf.range(read, read + len(batch[0]))
-        for array, part in zip(arrays, batch, strict=True):
-            array.scatter_update(tf.IndexedSlices(part, places))  # in place; a slice that is assigned copies all first
-        read += len(places)
+    with tqdm(total=count, desc="reading", unit="photo", disable=None, leave=False, file=sys.stdout) as bar:
+        for batch in examples.batch(64):
+            places = tf.range(read, read + len(batch[0]))
+            for array, part in zip(arrays, batch, strict=True):
+                array.scatter_update(tf.IndexedSlices(part, places))  # in place; to assign a slice copies all first
+            read += len(places)
+            bar.update(len(places))
     return count, lambda indices: tuple(tf.gather(array, indices) for array in arrays)
 
 

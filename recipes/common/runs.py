@@ -85,7 +85,7 @@ def prepare(args: argparse.Namespace) -> Device:
     precision = _best_precision(gpus) if args.precision == "auto" else args.precision
     keras.config.set_dtype_policy(precision)
     others = f" | worker {team.worker + 1} of {team.workers}" if team.workers > 1 else ""
-    # XLA makes a GPU faster, but on a CPU it does without oneDNN's convolutions and takes four times as long.
+    # XLA makes a GPU faster, but on a CPU it does without oneDNN's convolutions and takes up to four times as long.
     description = f"{device_name(gpus)} | {precision}{others}"
     return Device(
         description, bool(gpus) and team.strategy.num_replicas_in_sync == 1, "auto" if team.is_chief else 0, team

@@ -1,0 +1,54 @@
+"""What the figures of the README are measured with."""
+
+import pathlib
+import subprocess
+import sys
+
+import ablation
+import benchmark
+import keras
+import pytest
+from keras import layers
+
+
+def test_operations_by_hand():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same")(inputs)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.Conv2DTranspose(5, 4, strides=2, padding="same")(x)
+    first, second, third = 4 * 4 * (3 * 3 * 3 * 4), 4 * 4 * (3 * 3 * 4), 4 * 4 * (4 * 4 * 4 * 5)
+    # A multiplication and an addition each; forward, and backward for weights and inputs, but for the picture.
+    assert benchmark.operations(keras.Model(inputs, x)) == 2 * (2 * first + 3 * second + 3 * third)
+
+
+def run(script, *arguments):
+    command = [sys.executable, script.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_line_that_is_not_there():
+    finished = run(benchmark, "speed")
+    assert finished.returncode == 2 and finished.stderr.endswith("there are pipeline, step, inference, mask, start\n")
+
+
+@pytest.mark.slow
+def test_benchmark_of_inference():
+    finished = run(benchmark, "inference")
+    assert finished.returncode == 0, finished.stderr
+    head, *rows, minutes = finished.stdout.splitlines()
+    assert "images/s" in head and len(rows) == 2 and minutes.endswith("minutes")
+    for row in rows:
+        ours, plain, faster, _, megabytes, *_ = row[50:].split()
+        assert min(float(ours), float(plain), float(faster), float(megabytes)) > 0
+
+
+@pytest.mark.slow
+def test_ablation_without_augmentation(tmp_path):
+    flags = ["--data", "synthetic", "--image-size", "32", "--limit", "8", "--batch-size", "8"]
+    flags += ["--backbone-weights", "none"]
+    program = f"import ablation, pathlib; ablation.OUTPUT = pathlib.Path({str(tmp_path)!r})"
+    program += f"; ablation.train('no_augmentation', {flags})"
+    folder = pathlib.Path(ablation.__file__).parent
+    finished = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert ablation.table(tmp_path).splitlines()[-1].startswith("| no augmentation |")
