@@ -29,7 +29,7 @@ SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
 PIPELINE_IMAGES = 3312
 PHOTOS = ((640, 427), (4000, 3000))  # width, height
 DETECTIONS, SURE = 100, 20
-FEWEST_TURNS, TURNS, SECONDS = 2, 7, 10  # no turn but the fewest begins after so many seconds
+FEWEST_TURNS, TURNS, SECONDS = 2, 7, 6  # no turn but the fewest begins after so many seconds
 
 
 class Work(NamedTuple):
@@ -85,30 +85,36 @@ def serve(pipe, is_plain: bool, set_up, arguments) -> None:
 def side_by_side(set_up, *arguments) -> list[Measured]:
     """Measures ours and the plain way."""
     context = multiprocessing.get_context("spawn")
-    ways = []
+    processes, pipes = [], []
     try:
         for is_plain in (False, True):
             pipe, other = context.Pipe()
             process = context.Process(target=serve, args=(other, is_plain, set_up, arguments), daemon=True)
             process.start()
             other.close()
-            ways.append((process, pipe, Measured([], [], pipe.recv(), 0.0)))
-            os.kill(process.pid, signal.SIGSTOP)  # or it would fill its buffers while the other one is measured
+            processes.append(process)
+            pipes.append(pipe)
+        ways = [Measured([], [], pipe.recv(), 0.0) for pipe in pipes]  # once both are ready
+        for process in processes:  # the one that waits would fill its buffers while the other one is measured
+            os.kill(process.pid, signal.SIGSTOP)
         began, turns = time.perf_counter(), 0
         while turns < FEWEST_TURNS or (turns < TURNS and time.perf_counter() - began < SECONDS):
             turns += 1
-            for process, pipe, measured in ways[:: (-1) ** turns]:
+            for process, pipe, way in list(zip(processes, pipes, ways, strict=True))[:: (-1) ** turns]:
                 os.kill(process.pid, signal.SIGCONT)
                 pipe.send("turn")
-                for values, value in zip((measured.seconds, measured.floors), pipe.recv(), strict=True):
+                for values, value in zip((way.seconds, way.floors), pipe.recv(), strict=True):
                     values.append(value)
                 os.kill(process.pid, signal.SIGSTOP)
-        for process, pipe, _ in ways:
+        for process, pipe in zip(processes, pipes, strict=True):
             os.kill(process.pid, signal.SIGCONT)
             pipe.send("end")
-        return [measured._replace(peak=pipe.recv()) for _, pipe, measured in ways]
+        ways = [way._replace(peak=pipe.recv()) for way, pipe in zip(ways, pipes, strict=True)]
+        for process in processes:
+            process.join(timeout=10)
+        return ways
     finally:
-        for process, *_ in ways:  # one that is stopped could not end
+        for process in processes:  # one that is stopped could not end
             process.kill()
             process.join()
 
@@ -302,7 +308,9 @@ def start_up() -> list[Measured]:
     for _ in range(FEWEST_TURNS):
         for index, (command, measured) in enumerate(ways):
             began, seen = time.perf_counter(), b""
-            with subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE) as process:
+            with subprocess.Popen(
+                [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ) as process:
                 while b"1/1" not in seen:
                     some = os.read(process.stdout.fileno(), 4096)
                     assert some, seen.decode()

@@ -1,4 +1,4 @@
-"""What the recipes share; the README says which file is for what.
+"""What the recipes share; each file says at its top what it is for.
 
 Import it before TensorFlow: these settings are read once, when TensorFlow and matplotlib load.
 """
