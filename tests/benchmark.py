@@ -339,10 +339,10 @@ FORMAT = "{:<50}{:>10}{:>10}{:>8}{:>8}{:>8}{:>8}{:>8}{:>13}{:>13}"
 HEAD = ("", "images/s", "plain", "faster", "MB", "plain", "memory", "GFLOP", "floor", "plain")
 
 
-def row(title: str, ours: Measured, plain: Measured) -> str:
+def row(title: str, ours: Measured, plain: Measured, in_seconds: bool = False) -> str:
     """A line of the table. GFLOP are those of an image; the floor in images a second, and how near it is."""
-    rates = [1 / statistics.median(measured.seconds) for measured in (ours, plain)]
-    cells = [f"{rate:.4g}" for rate in rates]
+    medians = [statistics.median(measured.seconds) for measured in (ours, plain)]
+    cells = [f"{seconds:.1f} s" if in_seconds else f"{1 / seconds:.4g}" for seconds in medians]
     cells += [f"{statistics.median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True)):.2f} x"]
     cells += [f"{ours.peak:.0f}", f"{plain.peak:.0f}", f"{ours.peak / plain.peak:.2f} x", "", "", ""]
     if ours.operations:
@@ -369,7 +369,7 @@ def main() -> None:
             if kinds and kind not in kinds:
                 continue
             ours, plain = side_by_side(set_up, *arguments) if set_up else start_up()
-            print(row(title, ours, plain), flush=True)
+            print(row(title, ours, plain, in_seconds=not set_up), flush=True)
             if ours.operations:
                 rates.append([way.operations / statistics.median(way.floors) / 1e9 for way in (ours, plain)])
     if rates:

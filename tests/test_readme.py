@@ -1,0 +1,47 @@
+"""The README: what it links is there, what it says of the measured runs is what they wrote."""
+
+import json
+import pathlib
+import re
+
+import ablation
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "weights/README.md"])
+def test_links_and_pictures_are_there(page):
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    assert links
+    headings = [re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)]
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in headings, link
+        elif not link.startswith("https://"):
+            assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("resources/runs/*/metrics.json")), ids=lambda path: path.parent.name)
+def test_scores_are_what_was_measured(path):
+    metrics = json.loads(path.read_text())
+    test, train = metrics["test"], metrics["train"]
+    figures = [str(train["epochs"]), f"{train['seconds'] / 60:.0f}"]
+    figures += [f"{test[name]:.3f}" for name in ("pixel_accuracy", "mean_iou", "pet_iou_binary")]
+    assert f"| {path.parent.name} | {' | '.join(figures)} |" in README
+
+
+@pytest.mark.skipif(not (ROOT / "resources" / "ablation").exists(), reason="no ablation has been measured")
+def test_ablation_is_what_was_measured():
+    assert ablation.table(ROOT / "resources" / "ablation") in README
+
+
+def test_without_make_is_what_make_does():
+    makefile = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    (section,) = re.findall(r"<details><summary>The same without make</summary>(.+?)</details>", README, re.S)
+    commands = [line for line in section.splitlines() if line.startswith(".venv/bin/")]
+    assert len(commands) > 6
+    for command in commands:
+        assert command.replace("pip install ", "") in makefile.replace("pip install -q ", ""), command
