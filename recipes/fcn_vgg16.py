@@ -4,8 +4,8 @@ Turns VGG16, a classifier trained on ImageNet, into a segmentation network and t
 Pet. Three depths of the encoder each vote with one map per class; the coarse votes are enlarged, added to the
 finer ones, and enlarged to full size. The test scores, curves, mosaics and the model are saved.
 
-Needs:   a GPU with 6 GB, or a CPU and patience: at 128 px, two cores take 3 minutes an epoch. 800 MB of photos
-         and 59 MB of weights are downloaded the first time.
+Needs:   a GPU with 6 GB, or a CPU and patience: at 128 px, two cores take 18 minutes an epoch, and 3 where they
+         compute in bfloat16. 800 MB of photos and 59 MB of weights are downloaded the first time.
 Run:     python recipes/fcn_vgg16.py
              trains on Oxford-IIIT Pet at 256 px
          python recipes/fcn_vgg16.py --data synthetic --backbone-weights none --image-size 96 --epochs 2
