@@ -164,10 +164,13 @@ def step(is_plain, recipe, size, batch_size):
     device = runs.prepare(
         argparse.Namespace(seed=0, precision="float32" if is_plain else "auto", batch_size=batch_size)
     )
-    model = importlib.import_module(recipe).build_model(size, 3)
+    module = importlib.import_module(recipe)
+    model = module.build_model(size, 3)
     if is_plain:
         plain.compile_model(model)
     else:
+        if hasattr(module, "freeze_first_blocks"):
+            module.freeze_first_blocks(model)
         model.compile(
             optimizers.Adam(optimizers.warm_up_and_cosine(1e-3, 1000)),
             losses.CrossEntropyAndDice(),
@@ -207,18 +210,19 @@ def matrix_products(size=2048, count=4) -> Callable[[], int]:
 def operations(model) -> int:
     """Multiplications and additions of a training step for one image, in its convolutions.
 
-    Forward each weight is used once for each position of its kernel; backward twice, for the gradient of what came in
-    and for that of the weight, except that nobody wants the gradient of the pixels.
+    Forward each weight is used once for each position of its kernel; backward once for its own gradient, unless it is
+    frozen, and once for that of what came in, unless nothing before it is trained.
     """
     import numpy as np
     from keras import layers
 
-    total = 0
+    total, trained_before = 0, False
     for layer in model.layers:
         if isinstance(layer, (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D)):
             smaller = layer.input if isinstance(layer, layers.Conv2DTranspose) else layer.output
             forward = 2 * int(np.prod(layer.kernel.shape)) * smaller.shape[1] * smaller.shape[2]
-            total += forward * (3 if total else 2)
+            total += forward * (1 + layer.trainable + trained_before)
+            trained_before |= layer.trainable
     return total
 
 

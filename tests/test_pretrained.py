@@ -72,6 +72,14 @@ def test_what_moves_in_each_stage_of_training():
             assert has_moved == (with_encoder or path.split("/")[-2] not in encoder), (with_encoder, path)
 
 
+def test_the_first_blocks_of_vgg16_stay_as_they_are():
+    model = fcn_vgg16.build_model(64, 3)
+    fcn_vgg16.freeze_first_blocks(model)
+    one_step(model)  # the votes start at zero: nothing gets to the encoder before they have moved
+    for path, has_moved in moved(model).items():
+        assert has_moved == (not path.startswith(("block1", "block2"))), path
+
+
 def test_bilinear_enlargement_is_that_of_an_image_library():
     import cv2
 
