@@ -10,7 +10,7 @@ Run:     python recipes/unet_scratch.py                     train on Oxford-IIIT
          python recipes/unet_scratch.py --data synthetic    a try without any download
          python recipes/unet_scratch.py --data DIR          train on DIR/images and DIR/masks
          python recipes/unet_scratch.py --predict cat.jpg   segment own photos, once it is trained
-Expect:  test mean IoU 0.65 after 10 epochs at 128 px.
+Expect:  test mean IoU 0.70 after 15 epochs at 128 px with --batch-size 8.
 Papers:  Ronneberger, Fischer, Brox: U-Net, MICCAI 2015 (skip connections);
          Isola et al.: pix2pix, CVPR 2017, appendix 6.1.1 (this encoder and decoder).
 """
