@@ -5,7 +5,7 @@ blocks, on Oxford-IIIT Pet. Three depths of the encoder each vote with one map p
 enlarged, added to the finer ones, and enlarged to full size. The test scores, curves, mosaics and the model are
 saved.
 
-Needs:   a GPU with 6 GB, or a CPU and patience: at 128 px, two cores take 18 minutes an epoch, and 3 where they
+Needs:   a GPU with 6 GB, or a CPU and patience: at 128 px, two cores take 13 minutes an epoch, and 3 where they
          compute in bfloat16. 800 MB of photos and 59 MB of weights are downloaded the first time.
 Run:     python recipes/fcn_vgg16.py
              trains on Oxford-IIIT Pet at 256 px
@@ -15,7 +15,7 @@ Run:     python recipes/fcn_vgg16.py
              trains on DIR/images and DIR/masks
          python recipes/fcn_vgg16.py --predict cat.jpg
              segments own photos, once it is trained
-Expect:  test mean IoU 0.726 after 4 epochs at 128 px.
+Expect:  test mean IoU 0.752 after 8 epochs at 128 px, with --batch-size 8.
 Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015;
          Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015;
          Girshick: Fast R-CNN, ICCV 2015, section 4.5, of which layers of VGG16 are worth fine-tuning.

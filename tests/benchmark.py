@@ -2,7 +2,7 @@
 
     python tests/benchmark.py [pipeline] [step] [inference] [mask] [start]      all of them, or some
 
-The two ways of a line run in a process each and take turns, two to seven, so that a noisy machine disturbs both alike;
+The two ways of a line run in a process each and take turns, one to seven, so that a noisy machine disturbs both alike;
 the one that waits is stopped. "Faster" is the median over the turns. MB is the peak of a process above what it held
 after its imports (of the start: all of it). The floor of a training step is its multiplications and additions over the
 rate of a large matrix product in the same precision, measured after each step. Needs Linux, and 9 GB for the plain way
@@ -29,7 +29,8 @@ SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
 PIPELINE_IMAGES = 3312
 PHOTOS = ((640, 427), (4000, 3000))  # width, height
 DETECTIONS, SURE = 100, 20
-FEWEST_TURNS, TURNS, SECONDS = 2, 7, 6  # no turn but the fewest begins after so many seconds
+LATEST = (30, 30, 5, 5, 5, 5, 5)  # so many seconds after the first, the next turn is not begun: a long one is steady
+STARTS = 2
 
 
 class Work(NamedTuple):
@@ -97,10 +98,11 @@ def side_by_side(set_up, *arguments) -> list[Measured]:
         ways = [Measured([], [], pipe.recv(), 0.0) for pipe in pipes]  # once both are ready
         for process in processes:  # the one that waits would fill its buffers while the other one is measured
             os.kill(process.pid, signal.SIGSTOP)
-        began, turns = time.perf_counter(), 0
-        while turns < FEWEST_TURNS or (turns < TURNS and time.perf_counter() - began < SECONDS):
-            turns += 1
-            for process, pipe, way in list(zip(processes, pipes, ways, strict=True))[:: (-1) ** turns]:
+        began = time.perf_counter()
+        for turn, latest in enumerate(LATEST):
+            if time.perf_counter() - began > latest:
+                break
+            for process, pipe, way in list(zip(processes, pipes, ways, strict=True))[:: (-1) ** turn]:
                 os.kill(process.pid, signal.SIGCONT)
                 pipe.send("turn")
                 for values, value in zip((way.seconds, way.floors), pipe.recv(), strict=True):
@@ -309,7 +311,7 @@ def start_up() -> list[Measured]:
     own = [ROOT / "recipes" / "unet_scratch.py", "--data", "synthetic", "--image-size", 128, "--limit", 16]
     own += ["--epochs", 1, "--output", os.environ["BENCHMARK_FOLDER"]]
     ways = [(command, Measured([], [], 0, 0.0)) for command in (own, [ROOT / "tests" / "plain.py"])]
-    for _ in range(FEWEST_TURNS):
+    for _ in range(STARTS):
         for index, (command, measured) in enumerate(ways):
             began, seen = time.perf_counter(), b""
             with subprocess.Popen(
