@@ -111,11 +111,10 @@ def main() -> int | None:
 
     num_classes = len(dataset.class_names)
     with device.team.strategy.scope():
-        model = build_model(args.image_size, num_classes)
+        model = device.adapt(build_model(args.image_size, num_classes))
         if encoder:
             backbones.copy_weights(encoder, model)
             freeze_first_blocks(model)
-        device.team.synchronize(model)
         learning_rate = optimizers.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
         model.compile(
             optimizer=optimizers.Adam(learning_rate),

@@ -98,10 +98,9 @@ def main() -> int | None:
 
     num_classes = len(dataset.class_names)
     with device.team.strategy.scope():
-        model = build_model(args.image_size, num_classes)
+        model = device.adapt(build_model(args.image_size, num_classes))
         if encoder:
             backbones.copy_weights(encoder, model)
-        device.team.synchronize(model)
     # One stage after another: (epochs, learning rate, whether the encoder is trained).
     stages = [(args.epochs, args.learning_rate, False)]
     stages += [(args.fine_tune_epochs, args.learning_rate * FINE_TUNE_FACTOR, True)]

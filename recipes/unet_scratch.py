@@ -85,8 +85,7 @@ def main() -> int | None:
 
     num_classes = len(dataset.class_names)
     with device.team.strategy.scope():
-        model = build_model(args.image_size, num_classes)
-        device.team.synchronize(model)
+        model = device.adapt(build_model(args.image_size, num_classes))
         learning_rate = optimizers.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
         model.compile(
             optimizer=optimizers.Adam(learning_rate),

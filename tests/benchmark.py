@@ -171,6 +171,7 @@ def step(is_plain, recipe, size, batch_size):
     if is_plain:
         plain.compile_model(model)
     else:
+        model = device.adapt(model)
         if hasattr(module, "freeze_first_blocks"):
             module.freeze_first_blocks(model)
         model.compile(

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from common import masks, plots, scores, state, workers
+from common import cpu_layers, masks, plots, scores, state, workers
 from common.data import Data
 from common.files import ROOT, InputError, in_one_line, remove_left_overs, replacing, shown, tell, write_text
 
@@ -71,6 +71,13 @@ class Device(NamedTuple):
     jit_compile: bool
     verbose: str | int
     team: workers.Team
+
+    def adapt(self, model: keras.Model) -> keras.Model:
+        """The same model, as it is trained best here. To be called within the scope of the team's strategy."""
+        if not tf.config.list_physical_devices("GPU"):
+            model = cpu_layers.swap_in(model)
+        self.team.synchronize(model)
+        return model
 
 
 def prepare(args: argparse.Namespace) -> Device:
@@ -210,13 +217,7 @@ def save_model(model: keras.Model, path: pathlib.Path, class_names: Sequence[str
     A .keras file is a zip archive; the names of the classes are put into it too, as CLASSES_FILE.
     """
 
-    def as_float32(layer):  # an operation without weights, like a slice, has no dtype
-        dtype = {"dtype": "float32"} if isinstance(layer, keras.Layer) else {}
-        return type(layer).from_config({**layer.get_config(), **dtype})
-
-    uncompiled = keras.Model(model.input, model.output, name=model.name)
-    portable = keras.models.clone_model(uncompiled, clone_function=as_float32)
-    portable.set_weights(model.get_weights())
+    portable = cpu_layers.swap_out(model)
     with replacing(path) as temporary:
         portable.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
