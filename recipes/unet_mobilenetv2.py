@@ -25,10 +25,10 @@ import keras
 from keras import layers
 
 EPOCHS = 1  # with the encoder frozen
-FINE_TUNE_EPOCHS = 22  # with the encoder trained too
+FINE_TUNE_EPOCHS = 29  # with the encoder trained too
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-3
-FINE_TUNE_FACTOR = 0.6  # of the learning rate: pretrained features are to be adapted, not unlearnt
+FINE_TUNE_FACTOR = 0.3  # of the learning rate: pretrained features are to be adapted, not unlearnt
 BN_MOMENTUM = 0.95  # Keras' 0.99, and MobileNetV2's 0.999, lag hundreds of steps behind
 SKIPS = ("block_13_expand_relu", "block_6_expand_relu", "block_3_expand_relu", "block_1_expand_relu")  # 1/16 .. 1/2
 BOTTOM = "block_16_project"  # 1/32 of the image's side

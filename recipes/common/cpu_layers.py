@@ -9,7 +9,7 @@ Keras makes a dozen passes over the images, in float32.
 
 import keras
 import tensorflow as tf
-from keras import layers, ops
+from keras import layers
 
 
 class Conv2D(layers.Conv2D):
@@ -83,21 +83,19 @@ FASTER = {kind.__base__: kind for kind in (Conv2D, Conv2DTranspose, BatchNormali
 
 
 def swap_in(model: keras.Model) -> keras.Model:
-    """A copy of a functional model of [B, H, W, channels], with the faster layers where they are faster.
+    """A copy of a functional model with the faster layers, where they are faster and know what the layer asks for."""
+    return _copy(model, lambda layer: FASTER[type(layer)] if _is_faster(layer) else type(layer))
 
-    oneDNN's own gradient for a kernel wins where the images are larger than the kernel has channels.
-    """
 
-    def faster(layer):
-        kind = type(layer)
-        if kind in (layers.Conv2D, layers.Conv2DTranspose):
-            smaller = layer.input if kind is layers.Conv2DTranspose else layer.output
-            _, height, width, channels = smaller.shape
-            if height * width > channels:
-                return kind
-        return FASTER.get(kind, kind)
-
-    return _copy(model, faster)
+def _is_faster(layer) -> bool:
+    if type(layer) is layers.BatchNormalization:
+        return len(layer.input.shape) == 4 and layer.axis in (-1, 3) and layer.scale and layer.center
+    if type(layer) not in FASTER or layer.data_format != "channels_last" or layer.dilation_rate != (1, 1):
+        return False
+    smaller = layer.input if isinstance(layer, layers.Conv2DTranspose) else layer.output
+    _, height, width, channels = smaller.shape
+    # oneDNN's own gradient for a kernel wins where there are more pixels than channels.
+    return getattr(layer, "groups", 1) == 1 and None not in (height, width) and height * width <= channels
 
 
 def swap_out(model: keras.Model) -> keras.Model:

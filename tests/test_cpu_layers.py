@@ -1,0 +1,104 @@
+"""The layers that are faster on a CPU give what Keras' own give."""
+
+from common import cpu_layers
+
+import fcn_vgg16
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import unet_mobilenetv2
+import unet_scratch
+from keras import layers
+
+RECIPES = {"fcn_vgg16": fcn_vgg16, "unet_mobilenetv2": unet_mobilenetv2, "unet_scratch": unet_scratch}
+
+
+def network() -> keras.Model:
+    """A convolution of each kind, the odd ones too, each with batch normalisation, on 12 x 12 pixels."""
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(40, 4, strides=2, padding="same", use_bias=False)(inputs)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
+    x = layers.Conv2D(50, 3, activation="relu")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Conv2DTranspose(44, (4, 3), strides=2, padding="same", use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization(epsilon=0.1)(x))
+    x = layers.Conv2D(64, 1)(x)
+    x = layers.BatchNormalization(trainable=False)(x)
+    x = layers.Conv2DTranspose(4, 5, padding="valid", activation="tanh")(x)
+    return keras.Model(inputs, x, name="all_kinds")
+
+
+def kinds(model) -> list[str]:
+    return [type(layer).__name__ for layer in model.layers if type(layer) in cpu_layers.FASTER.values()]
+
+
+def trained(model, images, targets) -> list[np.ndarray]:
+    model.compile(keras.optimizers.SGD(0.5, momentum=0.9), "mse", jit_compile=False)
+    model.fit(images, targets, batch_size=4, epochs=3, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+def test_training_and_answers_are_those_of_keras():
+    keras.utils.set_random_seed(0)
+    plain = network()
+    faster = cpu_layers.swap_in(plain)
+    assert kinds(faster) == [type(layer).__name__ for layer in plain.layers if layer.weights]  # all of them
+    assert faster.name == "all_kinds"
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, 12, 12, 3)).astype(np.float32)
+    targets = rng.normal(size=(8, *plain.output_shape[1:]))
+    before = plain.get_weights()
+    np.testing.assert_allclose(faster(images), plain(images), atol=1e-5)
+    after, expected = trained(faster, images, targets), trained(plain, images, targets)
+    assert max(np.abs(one - other).max() for one, other in zip(before, expected, strict=True)) > 0.1
+    for one, other in zip(after, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    np.testing.assert_allclose(faster(images), plain(images), atol=1e-4)
+
+
+def test_what_the_layers_do_not_know_stays_with_keras():
+    inputs = keras.Input((8, 8, 64))
+    x = layers.Conv2D(64, 3, padding="same", dilation_rate=2)(inputs)
+    x = layers.Conv2D(64, 3, padding="same", groups=4)(x)
+    x = layers.BatchNormalization(scale=False)(x)
+    x = layers.BatchNormalization(axis=1)(x)
+    x = layers.Conv2D(63, 3, padding="same")(x)  # fewer channels than pixels
+    assert kinds(cpu_layers.swap_in(keras.Model(inputs, x))) == []
+
+
+@pytest.mark.parametrize(("name", "convolutions"), {"fcn_vgg16": 6, "unet_mobilenetv2": 20, "unet_scratch": 8}.items())
+def test_recipes_gain(name, convolutions):
+    model = RECIPES[name].build_model(128, 3)
+    faster = cpu_layers.swap_in(model)
+    assert [layer.name for layer in faster.layers] == [layer.name for layer in model.layers]
+    assert len([kind for kind in kinds(faster) if kind.startswith("Conv")]) >= convolutions
+    normalised = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert kinds(faster).count("BatchNormalization") == len(normalised)
+    for one, other in zip(faster.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_in_half_precision_it_is_as_near_to_float32_as_keras():
+    images = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype(np.float32)
+
+    def gradients(precision, adapt):
+        keras.config.set_dtype_policy(precision)
+        keras.utils.set_random_seed(0)
+        model = adapt(network())
+        with tf.GradientTape() as tape:
+            answer = tf.reduce_mean(tf.cast(model(images, training=True), "float32") ** 2)
+        return tape.gradient(answer, model.trainable_variables)
+
+    exact = gradients("float32", lambda model: model)
+    plain = gradients("mixed_bfloat16", lambda model: model)
+    faster = gradients("mixed_bfloat16", cpu_layers.swap_in)
+
+    def error(approximate):
+        errors = [
+            np.linalg.norm(one - other) / np.linalg.norm(other) for one, other in zip(approximate, exact, strict=True)
+        ]
+        return np.mean(errors)
+
+    assert {gradient.dtype.name for gradient in faster} == {"float32"}
+    assert 0 < error(faster) < 1.5 * error(plain) < 0.1
