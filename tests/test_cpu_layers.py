@@ -25,7 +25,12 @@ def network() -> keras.Model:
     x = layers.ReLU()(layers.BatchNormalization(epsilon=0.1)(x))
     x = layers.Conv2D(64, 1)(x)
     x = layers.BatchNormalization(trainable=False)(x)
-    x = layers.Conv2DTranspose(4, 5, padding="valid", activation="tanh")(x)
+    x = layers.Conv2DTranspose(64, 5, padding="valid", activation="tanh")(x)
+    x = layers.DepthwiseConv2D(3, strides=2, use_bias=False)(x)
+    x = layers.DepthwiseConv2D(4, strides=2, activation="relu")(layers.ZeroPadding2D(((0, 1), (2, 1)))(x))
+    x = layers.Conv2DTranspose(3, 4, strides=2, padding="same", use_bias=False)(x)
+    x = layers.Conv2D(40, 1)(x)
+    x = layers.Conv2DTranspose(2, 8, strides=4, padding="same", activation="tanh")(x)
     return keras.Model(inputs, x, name="all_kinds")
 
 
@@ -57,13 +62,15 @@ def test_training_and_answers_are_those_of_keras():
     np.testing.assert_allclose(faster(images), plain(images), atol=1e-4)
 
 
-def test_what_the_layers_do_not_know_stays_with_keras():
+def test_what_these_layers_do_not_know_stays_with_keras():
     inputs = keras.Input((8, 8, 64))
     x = layers.Conv2D(64, 3, padding="same", dilation_rate=2)(inputs)
     x = layers.Conv2D(64, 3, padding="same", groups=4)(x)
     x = layers.BatchNormalization(scale=False)(x)
     x = layers.BatchNormalization(axis=1)(x)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)
     x = layers.Conv2D(63, 3, padding="same")(x)  # fewer channels than pixels
+    x = layers.Conv2DTranspose(60, 4, strides=2, padding="same")(x)
     assert kinds(cpu_layers.swap_in(keras.Model(inputs, x))) == []
 
 

@@ -2,14 +2,17 @@
 
     model = cpu_layers.swap_in(build_model(128, 3))
 
-A convolution's gradient for its kernel is one matrix product here, after Chellapilla, Puri, Simard: High Performance
-Convolutional Neural Networks for Document Processing, IWFHR 2006, section 3. Batch normalisation is one kernel, where
-Keras makes a dozen passes over the images, in float32.
+Where the images are small and the channels many, a convolution's gradient for its kernel is one matrix product, after
+Chellapilla, Puri, Simard: High Performance Convolutional Neural Networks for Document Processing, IWFHR 2006, section
+3. A transposed convolution that gives few maps is one too. Batch normalisation is one kernel, where Keras makes a dozen
+passes over the images, in float32. oneDNN, which computes the rest, has slow ways for these.
 """
 
 import keras
 import tensorflow as tf
 from keras import layers
+
+FEW = 16  # times as many channels as filters
 
 
 class Conv2D(layers.Conv2D):
@@ -29,6 +32,27 @@ class Conv2D(layers.Conv2D):
 
 class Conv2DTranspose(layers.Conv2DTranspose):
     def call(self, inputs):
+        outputs = (self.by_blocks if _gives_few_maps(self) else self.convolve)(
+            inputs, tf.convert_to_tensor(self.kernel)
+        )
+        return self.activation(outputs + self.bias if self.use_bias else outputs)
+
+    def by_blocks(self, inputs, kernel):
+        """Its kernel is twice as wide as its stride, so each pixel adds to four blocks of stride x stride pixels."""
+        (_, height, width, channels), stride = inputs.shape, self.strides[0]
+        kernel = tf.reshape(kernel, (2, stride, 2, stride, self.filters, channels))
+        kernel = tf.reshape(tf.transpose(kernel, (0, 2, 1, 3, 4, 5)), (-1, channels))
+        blocks = tf.linalg.matmul(tf.reshape(inputs, (-1, channels)), kernel, transpose_b=True)
+        blocks = tf.split(tf.reshape(blocks, (-1, height, width, kernel.shape[0])), 4, axis=-1)
+        corners = ((0, 0), (0, 1), (1, 0), (1, 1))
+        blocks = [
+            tf.pad(block, ((0, 0), (down, 1 - down), (right, 1 - right), (0, 0)))
+            for block, (down, right) in zip(blocks, corners, strict=True)
+        ]
+        margin = stride // 2
+        return tf.nn.depth_to_space(tf.add_n(blocks), stride)[:, margin:-margin, margin:-margin]
+
+    def convolve(self, inputs, kernel):
         strides, padding = self.strides, self.padding.upper()
         shape = (tf.shape(inputs)[0], *self.compute_output_shape(inputs.shape)[1:])
 
@@ -40,8 +64,7 @@ class Conv2DTranspose(layers.Conv2DTranspose):
 
             return tf.nn.conv2d_transpose(inputs, kernel, shape, strides, padding), gradient
 
-        outputs = convolve(inputs, tf.convert_to_tensor(self.kernel))
-        return self.activation(outputs + self.bias if self.use_bias else outputs)
+        return convolve(inputs, kernel)
 
 
 def kernel_gradient(larger, smaller, shape, strides, padding) -> tf.Tensor:
@@ -54,6 +77,31 @@ def kernel_gradient(larger, smaller, shape, strides, padding) -> tf.Tensor:
     patches = tf.image.extract_patches(larger, (1, height, width, 1), (1, *strides, 1), (1, 1, 1, 1), padding)
     rows, columns = (tf.reshape(side, (-1, side.shape[-1])) for side in (patches, smaller))
     return tf.reshape(tf.linalg.matmul(rows, columns, transpose_a=True), shape)
+
+
+class DepthwiseConv2D(layers.DepthwiseConv2D):
+    def call(self, inputs):
+        stride, padding = self.strides[0], self.padding.upper()
+
+        @tf.custom_gradient
+        def convolve(inputs, kernel):
+            def gradient(upstream):
+                for_kernel = tf.nn.depthwise_conv2d_backprop_filter(inputs, kernel.shape, upstream, strides, padding)
+                # With zeros between its pixels it takes a convolution without strides, which oneDNN does well.
+                _, height, width, channels = upstream.shape
+                spread = tf.pad(upstream, ((0, 0), (0, 0), (0, 0), (0, (stride**2 - 1) * channels)))
+                around = [
+                    (size - 1, whole - stride * part)
+                    for size, whole, part in zip(kernel.shape, inputs.shape[1:3], (height, width), strict=False)
+                ]
+                spread = tf.pad(tf.nn.depth_to_space(spread, stride), ((0, 0), *around, (0, 0)))
+                return tf.nn.depthwise_conv2d(spread, kernel[::-1, ::-1], (1, 1, 1, 1), "VALID"), for_kernel
+
+            return tf.nn.depthwise_conv2d(inputs, kernel, strides, padding), gradient
+
+        strides = (1, stride, stride, 1)
+        outputs = convolve(inputs, tf.convert_to_tensor(self.kernel))
+        return self.activation(outputs + self.bias if self.use_bias else outputs)
 
 
 class BatchNormalization(layers.BatchNormalization):
@@ -79,7 +127,7 @@ class BatchNormalization(layers.BatchNormalization):
         return outputs
 
 
-FASTER = {kind.__base__: kind for kind in (Conv2D, Conv2DTranspose, BatchNormalization)}
+FASTER = {kind.__base__: kind for kind in (Conv2D, Conv2DTranspose, DepthwiseConv2D, BatchNormalization)}
 
 
 def swap_in(model: keras.Model) -> keras.Model:
@@ -92,10 +140,21 @@ def _is_faster(layer) -> bool:
         return len(layer.input.shape) == 4 and layer.axis in (-1, 3) and layer.scale and layer.center
     if type(layer) not in FASTER or layer.data_format != "channels_last" or layer.dilation_rate != (1, 1):
         return False
+    if getattr(layer, "groups", 1) > 1 or None in (*layer.input.shape[1:], *layer.output.shape[1:]):
+        return False
+    if isinstance(layer, layers.DepthwiseConv2D):
+        return layer.strides[0] > 1 and layer.padding == "valid" and layer.depth_multiplier == 1
     smaller = layer.input if isinstance(layer, layers.Conv2DTranspose) else layer.output
     _, height, width, channels = smaller.shape
-    # oneDNN's own gradient for a kernel wins where there are more pixels than channels.
-    return getattr(layer, "groups", 1) == 1 and None not in (height, width) and height * width <= channels
+    return height * width <= channels or _gives_few_maps(layer)
+
+
+def _gives_few_maps(layer) -> bool:
+    if not isinstance(layer, layers.Conv2DTranspose) or layer.padding != "same":
+        return False
+    (stride, other), channels = layer.strides, layer.kernel.shape[-1]
+    is_twice = stride == other and stride % 2 == 0 and layer.kernel_size == (2 * stride, 2 * stride)
+    return is_twice and FEW * layer.filters <= channels and layer.output_padding is None
 
 
 def swap_out(model: keras.Model) -> keras.Model:

@@ -19,10 +19,11 @@ class CrossEntropyAndDice(keras.losses.Loss):
         labels = ops.cast(labels, "int32")
         counted = ops.cast(labels < num_classes, logits.dtype)
         truth = ops.one_hot(labels, num_classes, dtype=logits.dtype)  # nothing for what is ignored
-        cross_entropy = -ops.sum(truth * ops.log_softmax(logits), axis=-1)
+        logarithms = ops.log_softmax(logits)
+        cross_entropy = -ops.sum(truth * logarithms, axis=-1)
         cross_entropy = ops.sum(cross_entropy, axis=(1, 2)) / ops.maximum(ops.sum(counted, axis=(1, 2)), 1)
 
-        predicted = ops.softmax(logits) * counted[..., None]
+        predicted = ops.exp(logarithms) * counted[..., None]
         overlap = ops.sum(truth * predicted, axis=(1, 2))
         area = ops.sum(truth, axis=(1, 2))
         dice = 2 * overlap / ops.maximum(area + ops.sum(predicted, axis=(1, 2)), 1)
