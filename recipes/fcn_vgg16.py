@@ -5,7 +5,7 @@ blocks, on Oxford-IIIT Pet. Three depths of the encoder each vote with one map p
 enlarged, added to the finer ones, and enlarged to full size. The test scores, curves, mosaics and the model are
 saved.
 
-Needs:   a GPU with 6 GB, or a CPU and patience: at 128 px, two cores take 13 minutes an epoch, and 3 where they
+Needs:   a GPU with 6 GB, or a CPU and patience: at 128 px, two cores take 13 minutes an epoch, and 4 where they
          compute in bfloat16. 800 MB of photos and 59 MB of weights are downloaded the first time.
 Run:     python recipes/fcn_vgg16.py
              trains on Oxford-IIIT Pet at 256 px

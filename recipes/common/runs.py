@@ -73,7 +73,10 @@ class Device(NamedTuple):
     team: workers.Team
 
     def adapt(self, model: keras.Model) -> keras.Model:
-        """The same model, as it is trained best here. To be called within the scope of the team's strategy."""
+        """The model to train here: on a CPU a copy with faster layers, for a team one that normalises whole batches.
+
+        To be called within the scope of the team's strategy.
+        """
         if not tf.config.list_physical_devices("GPU"):
             model = cpu_layers.swap_in(model)
         self.team.synchronize(model)
