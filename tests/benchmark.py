@@ -5,8 +5,8 @@
 The two ways of a line run in a process each and take turns, one to seven, so that a noisy machine disturbs both alike;
 the one that waits is stopped. "Faster" is the median over the turns. MB is the peak of a process above what it held
 after its imports (of the start: all of it). The floor of a training step is its multiplications and additions over the
-rate of a large matrix product in the same precision, measured after each step. Needs Linux, and 9 GB for the plain way
-with the largest photo. GPUs are left out.
+rate of a large matrix product in the same precision, measured after each step; each way has a floor of its own. Needs
+Linux, and 9 GB for the plain way with the largest photo. GPUs are left out.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def pipeline(is_plain, size):
 
 
 def step(is_plain, recipe, size, batch_size):
-    """A training step, as `fit` does it."""
+    """A training step by `train_on_batch`: forward, backward, update, metrics; ours has Dice and mean IoU more."""
     import importlib
 
     from common import losses, optimizers, runs, scores
@@ -337,8 +337,8 @@ LINES += [
     for size, batch in SIZES.items()
 ]
 LINES += [
-    ("inference", "inference, unet_mobilenetv2, 192 px, one photo", inference, (1,)),
-    ("inference", "inference, unet_mobilenetv2, 192 px, batch 8", inference, (8,)),
+    ("inference", "network alone, unet_mobilenetv2, 192 px, one photo", inference, (1,)),
+    ("inference", "network alone, unet_mobilenetv2, 192 px, batch 8", inference, (8,)),
 ]
 LINES += [("mask", f"around Mask R-CNN, {width} x {height}", mask_rcnn, (width, height)) for width, height in PHOTOS]
 LINES += [("start", "start until the first step, unet_scratch, 128 px", None, ())]

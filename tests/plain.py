@@ -1,7 +1,8 @@
 """The plain way to do what the recipes do, as tutorials have it, for the benchmark to compare with.
 
-float32 throughout, Keras' RMSprop and cross-entropy; pictures are cached as float32 after their augmentation; the masks
-of all detections are pasted over the whole photo; what is large stays in memory.
+float32 throughout, TensorFlow's own settings, all layers trained, Keras' RMSprop and cross-entropy; pictures are cached
+as float32 after their augmentation; a photo is read pixel by pixel, the masks of all detections are pasted over the
+whole of it, and a figure of matplotlib's shows them; what is large stays in memory.
 """
 
 import pathlib
