@@ -1,6 +1,6 @@
 # make demo    trains a U-Net on drawn pets for about two minutes, cuts a cat out, and says which pictures to open
 # make test    checks the style and runs the tests that fit into five minutes; make test-all runs all of them
-# make bench   speed and memory against the plain way, about ten minutes
+# make bench   speed and memory against the plain way, five to ten minutes
 # All set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.12.
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.10 python3 python; do \
