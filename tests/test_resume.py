@@ -48,6 +48,8 @@ def start(recipe, output, *more):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that a shell has put into the background are deaf to Ctrl-C, and so would be what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
