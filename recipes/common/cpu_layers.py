@@ -83,7 +83,8 @@ def kernel_gradient(larger, smaller, shape, strides, padding) -> tf.Tensor:
 
 class DepthwiseConv2D(layers.DepthwiseConv2D):
     def call(self, inputs):
-        stride, padding = self.strides[0], self.padding.upper()
+        stride = self.strides[0]
+        strides, padding = (1, stride, stride, 1), "VALID"  # it takes the place of no other
 
         @tf.custom_gradient
         def convolve(inputs, kernel):
@@ -97,11 +98,10 @@ class DepthwiseConv2D(layers.DepthwiseConv2D):
                     for size, whole, part in zip(kernel.shape[:2], inputs.shape[1:3], (height, width), strict=True)
                 ]
                 spread = tf.pad(tf.nn.depth_to_space(spread, stride), ((0, 0), *around, (0, 0)))
-                return tf.nn.depthwise_conv2d(spread, kernel[::-1, ::-1], (1, 1, 1, 1), "VALID"), for_kernel
+                return tf.nn.depthwise_conv2d(spread, kernel[::-1, ::-1], (1, 1, 1, 1), padding), for_kernel
 
             return tf.nn.depthwise_conv2d(inputs, kernel, strides, padding), gradient
 
-        strides = (1, stride, stride, 1)
         outputs = convolve(inputs, tf.convert_to_tensor(self.kernel))
         return self.activation(outputs + self.bias if self.use_bias else outputs)
 

@@ -219,7 +219,6 @@ def save_model(model: keras.Model, path: pathlib.Path, class_names: Sequence[str
 
     A .keras file is a zip archive; the names of the classes are put into it too, as CLASSES_FILE.
     """
-
     portable = cpu_layers.swap_out(model)
     with replacing(path) as temporary:
         portable.save(temporary)
