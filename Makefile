@@ -23,7 +23,7 @@ test-all: test
 	$(BIN)/python -m pytest -m slow --dist worksteal
 
 bench: .venv/installed
-	$(BIN)/python tests/benchmark.py
+	$(BIN)/python tests/measure/benchmark.py
 
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.12 with venv found: install one, or name it with PYTHON=..."; exit 1; }

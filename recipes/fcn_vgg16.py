@@ -1,27 +1,29 @@
-"""FCN-8s on VGG16: every pixel of a photo becomes pet, background or border.
+"""FCN-8s on VGG16: labels every pixel of a photo as pet, background or border.
 
-Turns VGG16, a classifier trained on ImageNet, into a segmentation network and trains it, but for its first two
-blocks, on Oxford-IIIT Pet. Three depths of the encoder each vote with one map per class; the coarse votes are
-enlarged, added to the finer ones, and enlarged to full size. The test scores, curves, mosaics and the model are
-saved.
+Turns VGG16, an ImageNet classifier, into a segmentation network and trains all but its first two blocks on
+Oxford-IIIT Pet. Three depths of the encoder each vote with one map per class; coarse votes are enlarged and added to
+finer ones, and the sum is enlarged to full size. Saves test scores, curves, mosaics and the model.
 
-Needs:   a GPU with 6 GB, or a CPU and patience: at 128 px, two cores take 13 minutes an epoch, and 4 where they
-         compute in bfloat16. 800 MB of photos and 59 MB of weights are downloaded the first time.
+Needs:   a GPU with 6 GB, or a CPU and patience: at 128 px two cores take 8.5 minutes per epoch, 4 with bfloat16.
+         The first run downloads 800 MB of photos and 59 MB of weights.
 Run:     python recipes/fcn_vgg16.py
-             trains on Oxford-IIIT Pet at 256 px
+             train on Oxford-IIIT Pet at 256 px
          python recipes/fcn_vgg16.py --data synthetic --backbone-weights none --image-size 96 --epochs 2
-             is a try without any download
+             try it without a download
          python recipes/fcn_vgg16.py --data DIR
-             trains on DIR/images and DIR/masks
+             train on DIR/images and DIR/masks
          python recipes/fcn_vgg16.py --predict cat.jpg
-             segments own photos, once it is trained
-Expect:  test mean IoU 0.752 after 8 epochs at 128 px, with --batch-size 8.
+             segment your own photos, once trained
+Expect:  test mean IoU 0.752 after 8 epochs at 128 px with --batch-size 8.
 Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015;
          Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015;
-         Girshick: Fast R-CNN, ICCV 2015, section 4.5, of which layers of VGG16 are worth fine-tuning.
+         Girshick: Fast R-CNN, ICCV 2015, section 4.5 (which layers of VGG16 are worth fine-tuning).
 """
 
-from common import backbones, data, flags, folders, losses, optimizers, predict, runs, scores
+from app import cli
+from app.cpu import optimizer
+from app.training import encoders, runs
+from common import losses, scores
 
 import keras
 import numpy as np
@@ -29,16 +31,17 @@ from keras import layers
 
 EPOCHS = 20
 BATCH_SIZE = 16
-LEARNING_RATE = 1e-4  # small: pretrained features are to be adapted, not unlearnt
+LEARNING_RATE = 1e-4  # small: pretrained features should be adapted, not unlearned
 FROZEN = ("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2")  # edges and colours, good as they are
 
 
-def build_model(image_size: int, num_classes: int) -> keras.Model:
-    """Builds FCN-8s (Long et al. 2015, section 4.2) around a VGG16 with random weights.
+def build_model(image_size: int, num_classes: int, encoder_weights=None) -> keras.Model:
+    """Builds FCN-8s (Long et al. 2015, section 4.2) around VGG16.
 
     Args:
       image_size: side in pixels, a multiple of 32.
       num_classes: channels of the output. With 3 the model has 14.8 million parameters.
+      encoder_weights: the `weights` of keras.applications.VGG16: None (random), "imagenet", or a file.
     Returns:
       A model from raw pixels [B, image_size, image_size, 3], 0..255, to logits float32
       [B, image_size, image_size, num_classes].
@@ -50,16 +53,16 @@ def build_model(image_size: int, num_classes: int) -> keras.Model:
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
     # VGG16's ImageNet weights expect BGR with the mean colour of ImageNet subtracted.
     pixels = keras.applications.vgg16.preprocess_input(inputs)
-    encoder = keras.applications.VGG16(include_top=False, weights=None, input_tensor=pixels)
+    encoder = keras.applications.VGG16(include_top=False, weights=encoder_weights, input_tensor=pixels)
 
-    # Each depth votes with one map per class. The votes start at zero, as in the paper, for VGG16's activations
-    # reach hundreds; and no ReLU follows, for a vote may also speak against a class.
+    # Each depth votes with one map per class. The kernels start at zero, as in the paper, because VGG16's activations
+    # reach hundreds. No ReLU follows, because a vote may also count against a class.
     def vote(block, kernel_size):
         features = encoder.get_layer(f"block{block}_pool").output
         name = f"vote_pool{block}"
         return layers.Conv2D(num_classes, kernel_size, padding="same", kernel_initializer="zeros", name=name)(features)
 
-    # Kernels of twice the stride overlap, so that no checkerboard appears. The sum of votes is kept in float32.
+    # Kernels of twice the stride overlap, which avoids checkerboards. The sum of the votes stays in float32.
     def enlarge(maps, factor, name):
         layer = layers.Conv2DTranspose(
             num_classes, 2 * factor, strides=factor, padding="same", use_bias=False, dtype="float32", name=name
@@ -79,13 +82,13 @@ def build_model(image_size: int, num_classes: int) -> keras.Model:
 
 
 def freeze_first_blocks(model: keras.Model) -> None:
-    """Leaves the layers nearest to the pixels, which are a quarter of a step's work, as ImageNet taught them."""
+    """Keeps the layers closest to the pixels, a quarter of a step's work, as they were trained on ImageNet."""
     for name in FROZEN:
         model.get_layer(name).trainable = False
 
 
 def bilinear_kernel(factor: int, num_classes: int) -> np.ndarray:
-    """The transposed convolution that is bilinear enlargement, each class by itself (Long et al. 2015, section 3.3).
+    """The kernel of a transposed convolution that enlarges each class bilinearly (Long et al. 2015, section 3.3).
 
     Returns:
       float32 [2 * factor, 2 * factor, num_classes, num_classes], for a stride of `factor`.
@@ -94,48 +97,40 @@ def bilinear_kernel(factor: int, num_classes: int) -> np.ndarray:
     return np.einsum("y,x,io->yxio", line, line, np.eye(num_classes)).astype(np.float32)
 
 
-def main() -> int | None:
-    args = flags.training(
-        "fcn_vgg16", __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, pretrained=True
+@cli.program(stop_advice=runs.STOP_ADVICE)
+def main() -> None:
+    run = runs.start(
+        "fcn_vgg16",
+        __doc__,
+        build_model,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        encoder=encoders.VGG16,
     )
-    if args.check_data:
-        return folders.report(args.data)
-    if args.predict:
-        return predict.run(args, build_model)
-    device = runs.prepare(args)
-    encoder = backbones.pretrained(backbones.VGG16, args.backbone_weights)
-    dataset = data.load(
-        args.data, args.image_size, args.batch_size, seed=args.seed, limit=args.limit, data_dir=args.data_dir
-    )
-    runs.announce(args, dataset, device)
-
-    num_classes = len(dataset.class_names)
-    with device.team.strategy.scope():
-        model = device.adapt(build_model(args.image_size, num_classes))
-        if encoder:
-            backbones.copy_weights(encoder, model)
+    pets = run.load_data()
+    num_classes = len(pets.class_names)
+    with run.scope():
+        model = run.adapt(build_model(run.image_size, num_classes, run.encoder_weights))
+        if run.encoder_weights:
             freeze_first_blocks(model)
-        learning_rate = optimizers.warm_up_and_cosine(args.learning_rate, args.epochs * dataset.steps_per_epoch)
+        learning_rate = losses.warm_up_and_cosine(run.learning_rate, run.epochs * pets.steps_per_epoch)
         model.compile(
-            optimizer=optimizers.Adam(learning_rate),
+            optimizer=optimizer.FusedAdam(learning_rate),
             loss=losses.CrossEntropyAndDice(),
-            metrics=[scores.PixelAccuracy(num_classes), scores.MeanIoU(num_classes)],
-            jit_compile=device.jit_compile,
+            metrics=scores.metrics(num_classes),
+            jit_compile=run.jit_compile,
         )
-        recorder = runs.Recorder(args, dataset, device)
-        recorder.restore(model)
     model.fit(
-        recorder.train_data(),
-        initial_epoch=recorder.epoch,
-        epochs=args.epochs,
-        steps_per_epoch=dataset.steps_per_epoch,
-        validation_data=device.team.all_of(dataset.validation),
-        callbacks=[recorder],
-        shuffle=False,  # the pipeline has done it
-        verbose=device.verbose,
+        run.batches(pets),
+        steps_per_epoch=pets.steps_per_epoch,
+        epochs=run.epochs,
+        validation_data=run.validation(pets),
+        callbacks=[run.recorder],
+        shuffle=False,  # the pipeline shuffles
     )
-    runs.finish(args, dataset, recorder)
+    run.report(pets)
 
 
 if __name__ == "__main__":
-    runs.start(main)
+    main()

@@ -1,13 +1,13 @@
 """Mask R-CNN from TensorFlow Hub: finds and outlines the 80 COCO kinds of objects in your photos.
 
-The network is trained already (Inception-ResNet-V2 at 1024 x 1024 pixels, on COCO 2017) and is downloaded the first
-time. For each object it gives a box, a class, a score and a mask of 33 x 33 pixels; this recipe keeps the sure ones,
-brings each mask to its place in the photo, and writes pictures, maps of the instances and COCO's results format.
+The network (Inception-ResNet-V2 at 1024 x 1024 pixels) is already trained on COCO 2017 and is downloaded the first
+time. For each object it gives a box, a class, a score and a mask of 33 x 33 pixels. This recipe keeps the confident
+ones, pastes each mask into its box, and writes overlays, instance maps and COCO's results format.
 
-Needs:   8 GB of memory and 250 MB for the download; a GPU makes it quick, a CPU takes several seconds a photo.
+Needs:   8 GB of memory and 250 MB for the download; a GPU makes it quick, a CPU takes several seconds per photo.
 Run:     python recipes/mask_rcnn_hub.py                   the photos in resources/photos/
          python recipes/mask_rcnn_hub.py holiday/ cat.jpg
-Writes:  NAME_overlay.png, NAME_instances.png (16 bits: 0 = nothing, k = the k-th object) and detections.json
+Writes:  NAME_overlay.png, NAME_instances.png (16 bits: 0 = none, k = the k-th object) and detections.json
 Expect:  on COCO 2017 the model's authors report a mean average precision of 39.0 (boxes) and 34.6 (masks).
 Paper:   He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017.
 """
@@ -19,18 +19,20 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
-from common import files, flags, instances, photos, runs, saved_models
+from app import cli, device, files
+from app.detection import instances, label_map, saved_models
+from app.photos import photos
 
 import numpy as np
 import tensorflow as tf
 
-# The same model twice; the second, the archive of TensorFlow's model zoo, is for where the first is not given out.
+# The same model twice: if the first address refuses, the second, TensorFlow's model zoo, has it as an archive.
 MODELS = (
     "https://tfhub.dev/tensorflow/mask_rcnn/inception_resnet_v2_1024x1024/1",
     "https://download.tensorflow.org/models/object_detection/tf2/20200711/"
     "mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8.tar.gz",
 )
-OUTPUTS = {  # and their numbers of dimensions
+OUTPUTS = {  # and their ranks
     "detection_boxes": 3,
     "detection_classes": 2,
     "detection_scores": 2,
@@ -40,28 +42,28 @@ OUTPUTS = {  # and their numbers of dimensions
 LABELS = files.ROOT / "resources" / "mscoco_label_map.pbtxt"
 PHOTOS = files.ROOT / "resources" / "photos"
 MIN_SCORE = 0.3
-MAX_DETECTIONS = 100  # as many as the model gives
+MAX_DETECTIONS = 100  # as many as the model returns
 MASK_THRESHOLD = 0.5  # of the probability that a pixel belongs to the object
 
 
 def load_detector(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
     """Loads a detector: a function from a photo, uint8 [H, W, 3], to the tensors named in OUTPUTS.
 
-    For N detections, the surest first: boxes [1, N, 4] (ymin, xmin, ymax, xmax as fractions of height and width),
-    classes and scores [1, N], masks [1, N, 33, 33] (the probability inside the box), and their number [1].
+    For N detections, by descending score: boxes [1, N, 4] (ymin, xmin, ymax, xmax as fractions of height and width),
+    classes and scores [1, N], masks [1, N, 33, 33] (probabilities inside the box), and their number [1].
 
     Raises:
-      InputError: for a model that cannot be had, or is no detector of instances.
+      InputError: if the model is not available, or does not detect instances.
     """
     try:
         loaded = saved_models.load(MODELS if model is None else [model])
-    except files.InputError as error:
-        advice = f"; or bring it by hand: download {MODELS[-1]} elsewhere and give it with --model FILE.tar.gz"
-        raise files.InputError(f"--model: {error}{advice if model is None else ''}") from error
+    except cli.InputError as error:
+        advice = f"; or get it by hand: download {MODELS[-1]} elsewhere and name it with --model FILE.tar.gz"
+        raise cli.InputError(f"--model: {error}{advice if model is None else ''}") from error
     where = f"--model {model or 'default'}: not a detector of instances"
     signature = loaded.signatures.get("serving_default")
     if signature is None:
-        raise files.InputError(f"{where}, its SavedModel lacks the signature serving_default")
+        raise cli.InputError(f"{where}, its SavedModel lacks the signature serving_default")
     inputs = signature.structured_input_signature[1]
     outputs = signature.structured_outputs
     missing = [
@@ -72,8 +74,10 @@ def load_detector(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tens
         True for spec in inputs.values() if spec.dtype == pixels.dtype and spec.shape.is_compatible_with(pixels.shape)
     ]:
         missing.append("an input of uint8 [1, H, W, 3]")
-    if missing or len(inputs) > 1:
-        raise files.InputError(f"{where}, it lacks {', '.join(missing)}")
+    if len(inputs) != 1:
+        raise cli.InputError(f"{where}, it takes {len(inputs)} inputs ({', '.join(inputs)}) instead of a photo alone")
+    if missing:
+        raise cli.InputError(f"{where}, it lacks {', '.join(missing)}")
 
     def detector(photo):
         (name,) = inputs
@@ -85,10 +89,10 @@ def load_detector(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tens
 def detect(
     detector: Callable, photo: np.ndarray, names: dict[int, str], min_score: float, max_detections: int
 ) -> list[instances.Instance]:
-    """Finds the objects in a photo, uint8 [H, W, 3]; the surest first."""
+    """Finds the objects in a photo, uint8 [H, W, 3], by descending score."""
     found = {name: tensor[0].numpy() for name, tensor in detector(photo).items() if name in OUTPUTS}
     scores = found["detection_scores"][: max(0, int(found["num_detections"]))]
-    # What is not sure enough is dropped before anything is done for it.
+    # Low scores are dropped before any work is done for them.
     boxes = found["detection_boxes"]
     sure = [k for k in np.argsort(-scores, kind="stable") if scores[k] >= min_score and np.isfinite(boxes[k]).all()]
     result = []
@@ -102,17 +106,17 @@ def detect(
 
 
 def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
-    """Enlarges a mask into its box in the photo.
+    """Enlarges a mask to its box in the photo.
 
-    It is what TensorFlow's object detection API does over the whole photo (reframe_box_masks_to_image_masks:
-    bilinear, the corners of mask and photo aligned), done only where the box lies.
+    TensorFlow's object detection API does the same over the whole photo (reframe_box_masks_to_image_masks: bilinear,
+    with the corners of mask and photo aligned); this covers the box only.
 
     Args:
       mask: probabilities float32 [h, w] over the box.
-      box: ymin, xmin, ymax, xmax as fractions 0..1 of the photo; it may reach out of it.
+      box: ymin, xmin, ymax, xmax as fractions 0..1 of the photo; it may extend beyond it.
       height, width: of the photo, pixels.
     Returns:
-      bool [H, W] of the part of the photo in the box, and its top and left in the photo, pixels.
+      bool [H, W] for the part of the photo in the box, and the top and left of that part, pixels.
     """
     rows, top = _bilinear_weights(box[0], box[2], height, mask.shape[0])
     columns, left = _bilinear_weights(box[1], box[3], width, mask.shape[1])
@@ -120,8 +124,8 @@ def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[n
 
 
 def _bilinear_weights(begin: float, end: float, pixels: int, samples: int) -> tuple[np.ndarray, int]:
-    """Weights float32 [n, samples] of the samples for each of the n pixels between begin and end; the first pixel."""
-    # Fractions of 0 and 1 mean the centres of the first and of the last pixel.
+    """Weights float32 [n, samples] of the samples for each of the n pixels from begin to end, and the first pixel."""
+    # Fractions 0 and 1 are the centres of the first and the last pixel.
     places = np.linspace(0, 1, pixels, dtype=np.float32) if pixels > 1 else np.full(1, 0.5, np.float32)
     if not end > begin:
         return np.zeros((0, samples), np.float32), 0
@@ -133,13 +137,13 @@ def _bilinear_weights(begin: float, end: float, pixels: int, samples: int) -> tu
 
 
 def save(folder: pathlib.Path, name: str, photo: np.ndarray, found: Sequence[instances.Instance]) -> None:
-    """Writes NAME_overlay.png and NAME_instances.png, as large as the photo."""
+    """Writes NAME_overlay.png and NAME_instances.png, of the photo's size."""
     photos.write(folder / f"{name}_overlay.png", instances.overlay(photo, found))
     photos.write(folder / f"{name}_instances.png", instances.instance_map(photo.shape[:2], found))
 
 
 def parse_flags() -> argparse.Namespace:
-    parser = flags.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     output = files.ROOT / "output" / "mask_rcnn_hub"
     add("photos", nargs="*", type=pathlib.Path, default=[PHOTOS], help="photos, or folders of them")
@@ -147,51 +151,53 @@ def parse_flags() -> argparse.Namespace:
         "--model", metavar="M", help="URL on TensorFlow Hub or Kaggle, folder of a SavedModel, or .tar.gz (file or URL)"
     )
     add("--labels", type=pathlib.Path, default=LABELS, metavar="FILE", help="another label map (.pbtxt)")
-    add("--min-score", type=flags.fraction, default=MIN_SCORE, metavar="X", help=f"0 to 1, default {MIN_SCORE}")
-    text = f"at most so many in a photo, default {MAX_DETECTIONS}"
-    add("--max-detections", type=flags.positive(int), default=MAX_DETECTIONS, metavar="N", help=text)
+    add("--min-score", type=cli.fraction, default=MIN_SCORE, metavar="X", help=f"0 to 1, default {MIN_SCORE}")
+    text = f"at most this many per photo, default {MAX_DETECTIONS}"
+    add("--max-detections", type=cli.positive(int), default=MAX_DETECTIONS, metavar="N", help=text)
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help="default output/mask_rcnn_hub")
     args = parser.parse_args()
     files.check_writable(args.output, "--output")
     return args
 
 
+@cli.program(stop_advice="detections.json has what was found so far")
 def main() -> int:
     args = parse_flags()
-    names = instances.read_label_map(args.labels)
-    reader = photos.Reader(args.photos, args.output)
-    if not reader.photos:
-        return reader.exit_status()
-    device = runs.device_name(runs.gpu_details())
+    names = label_map.read(args.labels)
+    tally = photos.Tally()
+    found, _ = photos.find_all(args.photos, args.output, tally)
+    if not found:
+        return tally.exit_status()
+    where = device.description(device.gpu_details())
     detector = load_detector(args.model)
-    print(f"mask_rcnn_hub | photos: {len(reader.photos)} | {device}", flush=True)
+    print(f"mask_rcnn_hub | photos: {len(found)} | {where}", flush=True)
 
-    image_ids = instances.image_ids([path for path, _ in reader.photos])
+    image_ids = instances.image_ids([item.path for item in found])
     results, table = [], [("photo", "size", "found", "seconds")]
     try:
-        for photo in reader:
+        for photo in photos.read_all(found, tally):
             began = time.perf_counter()
             try:
-                found = detect(detector, photo.pixels, names, args.min_score, args.max_detections)
+                detected = detect(detector, photo.pixels, names, args.min_score, args.max_detections)
             except (tf.errors.OpError, ValueError) as error:
-                reader.fail(f"{photo.path}: the model failed ({files.in_one_line(error)})")
+                tally.fail(f"{photo.path}: the model failed ({cli.one_line(error)})")
                 continue
             height, width = photo.pixels.shape[:2]
-            save(args.output, photo.name, photo.pixels, found)
-            results += instances.coco_results((height, width), found, image_ids[photo.path], str(photo.path))
-            counts = collections.Counter(instance.name for instance in found)
+            save(args.output, photo.name, photo.pixels, detected)
+            results += instances.coco_results((height, width), detected, image_ids[photo.path], str(photo.path))
+            tally.succeed()
+            counts = collections.Counter(instance.name for instance in detected)
             summary = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
             seconds = f"{time.perf_counter() - began:.1f}"
-            reader.done += 1
             table.append((str(files.shown(photo.path)), f"{width} x {height}", summary, seconds))
-    finally:  # an interrupted run keeps what it has
-        if reader.done:
+    finally:  # an interrupted run keeps its results
+        if tally.done:
             files.write_text(args.output / "detections.json", json.dumps(results) + "\n")
-    if reader.done:
-        files.print_table(table)
+    if tally.done:
+        cli.print_table(table)
         print(f"pictures and detections.json are in {files.shown(args.output)}")
-    return reader.exit_status()
+    return tally.exit_status()
 
 
 if __name__ == "__main__":
-    runs.start(main, advice="detections.json has what was found until then")
+    main()

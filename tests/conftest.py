@@ -4,8 +4,7 @@ import pathlib
 import sys
 import threading
 
-import common  # noqa: F401  before TensorFlow, which it quiets
-from common import runs
+import app  # noqa: F401  before TensorFlow, whose settings it makes
 
 import keras
 import pytest
@@ -32,7 +31,7 @@ def command_line(monkeypatch, capfd):
         status = 0
         capfd.readouterr()
         try:
-            runs.start(recipe.main)
+            recipe.main()
         except SystemExit as end:
             status = end.code
         return status, *capfd.readouterr()

@@ -3,7 +3,8 @@
 import pathlib
 from typing import NamedTuple
 
-from common import photos, synthetic
+from app.photos import photos
+from app.sources import synthetic
 
 import numpy as np
 import tensorflow as tf

@@ -4,11 +4,10 @@ import pathlib
 import subprocess
 import sys
 
-import ablation
-import benchmark
 import keras
 import pytest
 from keras import layers
+from measure import ablation, benchmark
 
 
 def test_operations_by_hand():
@@ -49,9 +48,9 @@ def test_benchmark_of_inference():
 def test_ablation_without_augmentation(tmp_path):
     flags = ["--data", "synthetic", "--image-size", "32", "--limit", "8", "--batch-size", "8"]
     flags += ["--backbone-weights", "none"]
-    program = f"import ablation, pathlib; ablation.OUTPUT = pathlib.Path({str(tmp_path)!r})"
+    program = f"from measure import ablation; import pathlib; ablation.OUTPUT = pathlib.Path({str(tmp_path)!r})"
     program += f"; ablation.train('no_augmentation', {flags})"
-    folder = pathlib.Path(ablation.__file__).parent
+    folder = pathlib.Path(__file__).parent
     finished = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     assert ablation.table(tmp_path).splitlines()[-1].startswith("| no augmentation |")

@@ -1,6 +1,6 @@
 """The layers that are faster on a CPU give what Keras' own give."""
 
-from common import cpu_layers
+from app.cpu import layers as cpu_layers
 
 import fcn_vgg16
 import keras

@@ -1,5 +1,6 @@
+from app.cli import InputError
+from app.sources import load, synthetic
 from common import data
-from common.files import InputError
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ def same(first, second):
 
 
 def test_synthetic_pipelines():
-    pets = data.load("synthetic", 32, 10, limit=25)
+    pets = load.load("synthetic", 32, 10, limit=25)
     assert pets.counts == {"train": 25, "validation": 25, "test": 25}
     assert pets.class_names == ("pet", "background", "border")
     assert pets.steps_per_epoch == 3
@@ -28,19 +29,19 @@ def test_synthetic_pipelines():
 
 
 def test_splits_share_no_image():
-    pets = data.load("synthetic", 32, 100)
+    pets = load.load("synthetic", 32, 100)
     assert pets.counts == {"train": 1440, "validation": 160, "test": 400}
-    source = data._synthetic(32, seed=0)
-    train, validation = data._hold_out(source.train, seed=0)
+    source = synthetic.source(32, seed=0)
+    train, validation = data.split(source.train, seed=0)
     train, validation = ({int(element["index"]) for element in part} for part in (train, validation))
     assert len(train) == 1440 and len(validation) == 160 and train | validation == set(range(1600))
 
 
 def test_same_seed_same_batches():
-    first, again, other = (batches(data.load("synthetic", 32, 8, seed=s, limit=20).train, 6) for s in (5, 5, 6))
+    first, again, other = (batches(load.load("synthetic", 32, 8, seed=s, limit=20).train, 6) for s in (5, 5, 6))
     assert same(first, again)
     assert not same(first, other)
-    validation, again, other = (batches(data.load("synthetic", 32, 8, seed=s, limit=9).validation) for s in (5, 5, 6))
+    validation, again, other = (batches(load.load("synthetic", 32, 8, seed=s, limit=9).validation) for s in (5, 5, 6))
     assert same(validation, again) and not same(validation, other)
 
 
@@ -51,8 +52,8 @@ def test_an_epoch_shows_each_image_once_and_the_next_in_another_order():
         image = tf.fill((32, 32, 3), tf.cast(number, tf.uint8))
         return image, image[..., :1]
 
-    splits = {"train": elements, "validation": elements, "test": elements}
-    train = data.pipelines(splits, decode, image_size=32, batch_size=8, seed=0)["train_from"](0)
+    examples = elements.map(decode)
+    train = data.from_datasets(examples, examples, examples, ["class"] * 40, image_size=32, batch_size=8).train
     seen = batches(train, 10)[1][:, 0, 0].reshape(2, 40)
     for epoch in seen:
         assert sorted(epoch) == list(range(40))
@@ -116,18 +117,18 @@ def test_an_image_is_augmented_differently_over_epochs_and_the_same_for_the_same
 
 
 def test_the_pipeline_augments_anew_in_each_epoch():
-    pets = data.load("synthetic", 32, 1, limit=1)
+    pets = load.load("synthetic", 32, 1, limit=1)
     labels = batches(pets.train, 6)[1]
     assert len(np.unique(labels.reshape(6, -1), axis=0)) > 3
 
 
 def test_unknown_data_set():
     with pytest.raises(InputError, match="cats_and_cars"):
-        data.load("cats_and_cars", 32, 8)
+        load.load("cats_and_cars", 32, 8)
 
 
 def test_real_pets(shared):
-    pets = data.load("oxford_iiit_pet", 64, 32, data_dir=str(shared / "tfds"))
+    pets = load.load("oxford_iiit_pet", 64, 32, data_dir=str(shared / "tfds"))
     assert pets.counts == {"train": 3312, "validation": 368, "test": 3669}
     images, labels = batches(pets.test, 12)
     assert images.shape[1:] == (64, 64, 3) and images.std() > 40

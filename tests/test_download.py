@@ -3,7 +3,8 @@
 import hashlib
 import tarfile
 
-from common import data, synthetic
+from app.cli import InputError
+from app.sources import load, synthetic
 
 import numpy as np
 import pytest
@@ -54,25 +55,25 @@ def site(archives, http_server, monkeypatch):
 
 def test_first_download_prepares_and_reads_the_data(site, tmp_path):
     folder = tmp_path / "tfds"
-    pets = data.load("oxford_iiit_pet", 64, 4, data_dir=str(folder))
+    pets = load.load("oxford_iiit_pet", 64, 4, data_dir=str(folder))
     assert pets.counts == {"train": 11, "validation": 1, "test": 5}
     images, labels = next(iter(pets.test))
     assert images.shape == (4, 64, 64, 3)
     shares = np.bincount(labels.numpy().ravel(), minlength=3) / labels.numpy().size
     np.testing.assert_allclose(shares, [0.30, 0.58, 0.12], atol=0.15)  # 1 = pet, 2 = background, 3 = border
     site.shutdown()  # from here on it is read from disk
-    assert data.load("oxford_iiit_pet", 64, 4, data_dir=str(folder)).counts == pets.counts
+    assert load.load("oxford_iiit_pet", 64, 4, data_dir=str(folder)).counts == pets.counts
 
 
 def test_a_file_that_is_not_there(site, archives, tmp_path):
     (archives / "annotations.tar.gz").unlink()
-    with pytest.raises(data.InputError, match=r"404.*annotations.tar.gz.*--data synthetic"):
-        data.load("oxford_iiit_pet", 64, 4, data_dir=str(tmp_path / "tfds"))
+    with pytest.raises(InputError, match=r"404.*annotations.tar.gz.*--data synthetic"):
+        load.load("oxford_iiit_pet", 64, 4, data_dir=str(tmp_path / "tfds"))
 
 
 def test_a_file_with_other_content(site, archives, tmp_path):
     (archives / "images.tar.gz").write_bytes(b"<html>Please log in</html>")
     folder = tmp_path / "tfds"
-    with pytest.raises(data.InputError, match=r"[Cc]hecksum.*--data-dir"):
-        data.load("oxford_iiit_pet", 64, 4, data_dir=str(folder))
+    with pytest.raises(InputError, match=r"[Cc]hecksum.*--data-dir"):
+        load.load("oxford_iiit_pet", 64, 4, data_dir=str(folder))
     assert not list(folder.rglob("*.tmp.*")) and not list(folder.rglob("*incomplete*"))

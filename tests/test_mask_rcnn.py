@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tarfile
 
-from common import instances, photos, saved_models
+from app.detection import instances, label_map, saved_models
+from app.photos import photos
 
 import detectors
 import mask_rcnn_hub
@@ -399,11 +400,11 @@ def test_a_label_map_as_others_write_it(tmp_path):
         "# item { id: 9 name: 'no' }\nitem: {\n name: \"a}b\"  # }\n id: 1\n}\n"
         "item {id: 2 keypoints { id: 7 label: 'nose' } display_name: 'it\\'s # Tür'}\n"
     )
-    assert instances.read_label_map(path) == {1: "a}b", 2: "it's # Tür"}
+    assert label_map.read(path) == {1: "a}b", 2: "it's # Tür"}
 
 
 def test_the_label_map_is_coco_s():
-    names = instances.read_label_map(mask_rcnn_hub.LABELS)
+    names = label_map.read(mask_rcnn_hub.LABELS)
     assert len(names) == 80 and min(names) == 1 and max(names) == 90
     assert (names[1], names[17], names[18], names[90]) == ("person", "cat", "dog", "toothbrush")
     assert not {12, 26, 29, 30, 45, 66, 68, 69, 71, 83} & set(names)

@@ -1,6 +1,8 @@
 """What every model of the cookbook has to do, in one test each."""
 
-from common import cpu_layers, runs, synthetic
+from app import models
+from app.cpu import layers as cpu_layers
+from app.sources import synthetic
 
 import fcn_vgg16
 import keras
@@ -63,12 +65,12 @@ def test_saved_and_loaded_by_plain_keras(name, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = cpu_layers.swap_in(MODELS[name][0](64, 3))
     fit(model, images, labels, steps=1)
-    runs.save_model(model, tmp_path / "model.keras", ("pet", "background", "border"))
+    models.save(model, tmp_path / "model.keras", ("pet", "background", "border"))
 
     keras.config.set_dtype_policy("float32")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}
-    assert not any("cpu_layers" in type(layer).__module__ for layer in loaded.layers)
+    assert not any("app.cpu" in type(layer).__module__ for layer in loaded.layers)
     exact = MODELS[name][0](64, 3)
     exact.set_weights(model.get_weights())
     logits = np.array(loaded(images))

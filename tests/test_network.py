@@ -5,7 +5,9 @@ import re
 import threading
 import time
 
-from common import backbones, data, files, saved_models
+from app import download
+from app.detection import saved_models
+from app.training import encoders
 
 import detectors
 import fcn_vgg16
@@ -59,8 +61,7 @@ def site(monkeypatch):
     """The address of such a server, which an impatient client asks."""
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    for module in (files, data):
-        monkeypatch.setattr(module, "DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(download, "TIMEOUT", 1)
     server = QuietServer(("127.0.0.1", 0), Misbehaving)
     server.daemon_threads, server.end = True, threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -82,10 +83,10 @@ def check(failure, status, err, url):
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("recipe", [fcn_vgg16, unet_mobilenetv2])
 def test_weights_of_keras(command_line, site, monkeypatch, tmp_path, recipe, failure):
-    monkeypatch.setattr(backbones, "ROOT", tmp_path)
+    monkeypatch.setattr(encoders, "ROOT", tmp_path)
     url = address(site, failure)
     name = "VGG16" if recipe is fcn_vgg16 else "MOBILENETV2"
-    monkeypatch.setattr(backbones, name, getattr(backbones, name)._replace(url=url))
+    monkeypatch.setattr(encoders, name, getattr(encoders, name)._replace(url=url))
     began = time.monotonic()
     status, _, err = command_line(recipe, "--data", "synthetic", "--image-size", 32, "--output", tmp_path / "output")
     check(failure, status, err, url)

@@ -4,8 +4,10 @@ import json
 import struct
 import zlib
 
-from common import data, folders, losses, masks, scores
-from common.files import InputError
+from app.cli import InputError
+from app.sources import folder as folders
+from app.sources import load
+from common import losses, masks, scores
 
 import numpy as np
 import pytest
@@ -61,12 +63,12 @@ def make(folder, classes, count=20, values=None, kind="L", names=None, masks_in=
 )
 def test_every_way_to_write_masks(tmp_path, classes, options, names):
     folder = make(tmp_path / "own data", classes, **options)
-    own = data.load(str(folder), 32, 4)
+    own = load.load(str(folder), 32, 4)
     assert own.class_names == names and own.counts == {"train": 16, "validation": 2, "test": 2}
     for split in ("validation", "test"):
         for images, labels in getattr(own, split):
             assert images.shape[1:] == (32, 32, 3) and set(np.unique(labels)) == set(range(classes))
-    again = data.load(str(folder), 32, 4)
+    again = load.load(str(folder), 32, 4)
     for (_, one), (_, other) in zip(own.test, again.test, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -99,7 +101,7 @@ def test_ignored_pixels_count_nowhere(command_line, tmp_path):
         label = np.array(Image.open(path))
         label[:, ::3] = 255
         Image.fromarray(label if path.stem != "07" else np.full_like(label, 255)).save(path)
-    own = data.load(str(folder), 32, 4)
+    own = load.load(str(folder), 32, 4)
     assert own.class_names == ("costs $5", "costs $9") and sum(own.counts.values()) == 19
     images, labels = next(iter(own.train))
     assert set(np.unique(labels)) == {0, 1, 255} and images.shape == (4, 32, 32, 3)
@@ -126,7 +128,7 @@ def test_lists_of_the_splits(tmp_path):
     folder = make(tmp_path / "data", 3, values=(1, 2, 3), masks_in="annotations/trimaps")
     (folder / "annotations" / "trainval.txt").write_text("".join(f"{number:02} 1 1 1\n" for number in range(15)))
     (folder / "annotations" / "test.txt").write_text("".join(f"{number:02} 1 1 1\n" for number in range(15, 20)))
-    assert data.load(str(folder), 32, 4).counts == {"train": 13, "validation": 2, "test": 5}
+    assert load.load(str(folder), 32, 4).counts == {"train": 13, "validation": 2, "test": 5}
     # As others write them: with a BOM, with endings, and with a name that is not there.
     (folder / "annotations" / "test.txt").write_text("\ufeff15.jpg\n16.jpg\nnowhere.jpg\n", encoding="utf-8")
     found = folders.survey(folder)
@@ -253,7 +255,7 @@ def test_what_would_train_wrong_without_a_word(tmp_path, spoil, words):
     folder = make(tmp_path / "data", 3)
     spoil(folder)
     with pytest.raises(InputError, match=words):
-        data.load(str(folder), 32, 4)
+        load.load(str(folder), 32, 4)
 
 
 @pytest.mark.parametrize("text", ["\ufeffa\r\nb\r\nc\r\n", "0 a\n1: b\n2 c\n", "# names\na\n\nb\nc\nIGNORE (255)\n"])
@@ -277,13 +279,13 @@ def test_folders_that_cannot_be_used(tmp_path, spoil, words):
     folder = make(tmp_path / "data", 3)
     spoil(folder)
     with pytest.raises(InputError, match=words):
-        data.load(str(folder), 32, 4)
+        load.load(str(folder), 32, 4)
 
 
 def test_one_class_alone_is_refused(tmp_path):
     folder = make(tmp_path / "data", 3, values=(1, 1, 1), names=SHAPES[:3])
     with pytest.raises(InputError, match="one class alone"):
-        data.load(str(folder), 32, 4)
+        load.load(str(folder), 32, 4)
 
 
 def test_check_data_wants_a_folder(command_line, tmp_path):

@@ -3,8 +3,8 @@
 import os
 import pathlib
 
-from common import photos
-from common.files import InputError
+from app.cli import InputError
+from app.photos import photos
 
 import numpy as np
 import pytest
@@ -158,13 +158,14 @@ def test_names_of_the_outputs_never_meet():
     assert names == ["cat", "cat-3", "cat-2", "cat-4", "Cat-5", "dog"]
 
 
-def test_a_reader_goes_on_after_a_bad_photo(tmp_path, capfd):
+def test_reading_goes_on_after_a_bad_photo(tmp_path, capfd):
     good = [saved("RGB", ".png")(tmp_path / name) for name in ("a", "b", "c", "d", "e")]
     bad = text(tmp_path / "c2")
-    reader = photos.Reader([tmp_path, tmp_path / "nowhere", good[0]], tmp_path / "output")
-    assert [photo.path for photo in reader] == good
-    reader.done = len(good)
-    assert (reader.failed, reader.exit_status()) == (2, 1)
+    tally = photos.Tally()
+    found, _ = photos.find_all([tmp_path, tmp_path / "nowhere", good[0]], tmp_path / "output", tally)
+    assert [photo.path for photo in photos.read_all(found, tally)] == good
+    tally.succeed(len(good))
+    assert (tally.failed, tally.exit_status()) == (2, 1)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and "nowhere: no such file" in lines[0] and f"{bad}: not a picture" in lines[1]
 
@@ -172,8 +173,8 @@ def test_a_reader_goes_on_after_a_bad_photo(tmp_path, capfd):
 def test_links_in_a_circle_and_very_long_names(tmp_path, capfd):
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     saved("RGB", ".png")(tmp_path / ("long" * 60))
-    reader = photos.Reader([tmp_path], tmp_path / "output")
-    (photo,) = reader
+    found, _ = photos.find_all([tmp_path], tmp_path / "output", photos.Tally())
+    (photo,) = photos.read_all(found, photos.Tally())
     assert len(os.fsencode(f".123456-{photo.name}_instances.png")) < 255
     assert "loop.jpg" in capfd.readouterr().err
 
@@ -181,7 +182,7 @@ def test_links_in_a_circle_and_very_long_names(tmp_path, capfd):
 def test_photos_are_never_overwritten(tmp_path):
     saved("RGB", ".png")(tmp_path / "cat")
     with pytest.raises(InputError, match=r"--output .* holds photos"):
-        photos.Reader([tmp_path], tmp_path)
+        photos.find_all([tmp_path], tmp_path, photos.Tally())
 
 
 @pytest.mark.parametrize(("kind", "largest"), [("int32", 255), ("int32", 65535), ("float32", 1), ("float32", 65535)])

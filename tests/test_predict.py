@@ -2,9 +2,11 @@
 
 import json
 import weakref
-from types import SimpleNamespace
 
-from common import data, masks, photos, predict, runs, scores, synthetic
+from app import files, models
+from app.photos import cutout, network, photos
+from app.sources import load, synthetic
+from common import masks, scores
 
 import cv2
 import keras
@@ -37,7 +39,7 @@ def weights(tmp_path_factory):
     """A U-Net of 64 px with random weights: enough where it does not matter what it says."""
     path = tmp_path_factory.mktemp("weights") / "unet_scratch.keras"
     keras.utils.set_random_seed(1)
-    runs.save_model(unet_scratch.build_model(64, 3), path, synthetic.CLASS_NAMES)
+    models.save(unet_scratch.build_model(64, 3), path, scores.TRIMAP)
     return path
 
 
@@ -55,7 +57,7 @@ def test_the_shipped_weights_cut_out_a_pet(command_line, tmp_path):
         values = np.asarray(mask)
         assert set(np.unique(values)) <= {0, 1, 2}
         colors = np.array(mask.getpalette()[:9]).reshape(3, 3)
-        np.testing.assert_array_equal(colors, masks.palette(synthetic.CLASS_NAMES))
+        np.testing.assert_array_equal(colors, masks.palette(scores.TRIMAP))
         ious.append(pet_iou(truth, values))
         cutout = Image.open(tmp_path / "output" / f"{name}_cutout.png")
         assert cutout.mode == "RGBA" and cutout.size == (384, 288)
@@ -95,11 +97,11 @@ def test_a_cutout_is_clear_outside_and_full_inside():
     photo[inside] = (30, 90, 200)
     coarse = cv2.resize(inside.astype(np.float32), (40, 30), interpolation=cv2.INTER_AREA)
     probabilities = np.dstack([1 - coarse, coarse]) * 0.9 + 0.05
-    label, foreground = predict.enlarge(photo, probabilities, ("background", "thing"))
+    label, foreground = cutout.enlarge(photo, probabilities, ("background", "thing"))
     assert (label == inside).mean() > 0.999
     bilinear = cv2.resize(coarse, (400, 300), interpolation=cv2.INTER_LINEAR) > 0.5
     assert ((foreground > 0.5) != inside).sum() < 0.2 * (bilinear != inside).sum()
-    alpha = predict.alpha(foreground)
+    alpha = cutout.alpha(foreground)
     deep = cv2.erode(inside.astype(np.uint8), np.ones((15, 15)), borderValue=1) == 1
     far = cv2.dilate(inside.astype(np.uint8), np.ones((15, 15))) == 0
     assert alpha.dtype == np.uint8 and (alpha[deep] == 255).all() and (alpha[far] == 0).all()
@@ -172,7 +174,7 @@ def test_a_video(command_line, weights, tmp_path):
     video = cv2.VideoCapture(str(tmp_path / "output" / "pets_overlay.mp4"))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
     assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (160, 120)
-    assert sum(1 for _ in predict.frames(video)) == 11
+    assert sum(1 for _ in video.frames(video)) == 11
     (line,) = (tmp_path / "output" / "predictions.jsonl").read_text().splitlines()
     assert json.loads(line)["frames"] == 11
 
@@ -194,7 +196,7 @@ def test_videos_that_are_odd(command_line, weights, tmp_path):
     assert status == 1 and err.count("\n") == 1 and "cut.avi: it breaks off after" in err, err
     for name, width in (("odd", 160), ("fast", 160), ("cut", 160)):
         video = cv2.VideoCapture(str(tmp_path / "output" / f"{name}_overlay.mp4"))
-        assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == width and next(predict.frames(video)).std() > 5
+        assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == width and next(video.frames(video)).std() > 5
 
 
 def test_shards_are_disjoint_and_complete_and_go_on(command_line, weights, tmp_path):
@@ -230,7 +232,7 @@ def test_shards_that_make_no_sense(command_line, tmp_path, shard):
 
 
 def other_recipe(path, _):
-    runs.save_model(unet_mobilenetv2.build_model(32, 3), path / "x.keras", synthetic.CLASS_NAMES)
+    models.save(unet_mobilenetv2.build_model(32, 3), path / "x.keras", scores.TRIMAP)
     return path / "x.keras", "of another recipe, unet_mobilenetv2"
 
 
@@ -241,7 +243,7 @@ def other_classes(path, _):
 
 def no_picture(path, _):
     inputs = keras.Input((10,))
-    runs.save_model(keras.Model(inputs, keras.layers.Dense(3)(inputs), name="unet_scratch"), path / "x.keras", "abc")
+    models.save(keras.Model(inputs, keras.layers.Dense(3)(inputs), name="unet_scratch"), path / "x.keras", "abc")
     return path / "x.keras", "each pixel"
 
 
@@ -269,7 +271,7 @@ def test_weights_that_do_not_fit(command_line, weights, tmp_path, make):
 
 
 def test_nothing_trained_yet(command_line, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     drawn_photo(tmp_path / "a.png")
     status, _, err = command_line(unet_scratch, "--predict", tmp_path / "a.png", "--output", tmp_path / "output")
     assert status == 2 and "train first" in err and err.count("\n") == 1
@@ -282,8 +284,8 @@ def test_memory_does_not_grow_with_the_photos(weights, tmp_path):
     for number in range(40):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02}.png")
     alive, most = set(), 0
-    reader = photos.Reader([tmp_path], tmp_path / "output")
-    for batch in predict.batches(reader, lambda photo: photo.pixels):
+    found, _ = photos.find_all([tmp_path], tmp_path / "output", photos.Tally())
+    for batch in network.batches(photos.read_all(found, photos.Tally()), lambda photo: photo.pixels):
         for photo in batch:
             alive.add(id(photo.pixels))
             weakref.finalize(photo.pixels, alive.discard, id(photo.pixels))
@@ -299,17 +301,16 @@ def test_the_shipped_file():
     kinds = []
     with h5py.File(SHIPPED) as file:
         file.visititems(lambda _, item: kinds.append(item.dtype) if isinstance(item, h5py.Dataset) else None)
-        assert json.loads(file.attrs["class_names"]) == list(synthetic.CLASS_NAMES)
+        assert json.loads(file.attrs["class_names"]) == list(scores.TRIMAP)
     assert {kind for kind in kinds if kind.kind == "f"} == {np.dtype("float16")}
 
 
 def test_half_precision_costs_next_to_nothing(shared):
     """Real test photos at the size of the training score what weights/README.md says, within what 64 photos tell."""
-    args = SimpleNamespace(weights=SHIPPED, recipe="unet_mobilenetv2")
-    network = predict.load(args, lambda _, classes: unet_mobilenetv2.build_model(128, classes))
-    pets = data.load("oxford_iiit_pet", 128, 32, data_dir=str(shared / "tfds"), limit=64)
+    shipped = network.load("unet_mobilenetv2", lambda _, classes: unet_mobilenetv2.build_model(128, classes), SHIPPED)
+    pets = load.load("oxford_iiit_pet", 128, 32, data_dir=str(shared / "tfds"), limit=64)
     matrix = np.zeros((3, 3))
     for images, labels in pets.test:
-        found = network.probabilities(images.numpy().astype(np.float32)).argmax(-1)
+        found = shipped.probabilities(images.numpy().astype(np.float32)).argmax(-1)
         matrix += scores.confusion_matrix(labels, found, 3)
-    assert scores.report(matrix, synthetic.CLASS_NAMES)["mean_iou"] > 0.74
+    assert scores.report(matrix, scores.TRIMAP)["mean_iou"] > 0.74

@@ -5,8 +5,9 @@ import shutil
 import subprocess
 import sys
 
-from common import backbones, synthetic
-from common.files import InputError
+from app.cli import InputError
+from app.sources import synthetic
+from app.training import encoders
 
 import fcn_vgg16
 import h5py
@@ -18,7 +19,7 @@ from conftest import ROOT
 from keras.src.legacy.saving import legacy_h5_format  # the format of the files that Keras downloads
 
 FILES = {"fcn_vgg16": "vgg16_imagenet_notop.weights.h5", "unet_mobilenetv2": "mobilenet_v2_1.0_notop.weights.h5"}
-RECIPES = {"fcn_vgg16": (fcn_vgg16, backbones.VGG16), "unet_mobilenetv2": (unet_mobilenetv2, backbones.MOBILENETV2)}
+RECIPES = {"fcn_vgg16": (fcn_vgg16, encoders.VGG16), "unet_mobilenetv2": (unet_mobilenetv2, encoders.MOBILENETV2)}
 LAYERS = {  # recipe: {layer of the model: group of the file}
     "fcn_vgg16": {"block1_conv1": "conv2d", "block5_conv3": "conv2d_12"},
     "unet_mobilenetv2": {"Conv1": "conv2d", "bn_Conv1": "batch_normalization", "block_16_project": "conv2d_33"},
@@ -30,8 +31,7 @@ each_recipe = pytest.mark.parametrize("name", RECIPES)
 def test_the_weights_of_the_file_are_in_the_model(name, shared):
     recipe, backbone = RECIPES[name]
     path = shared / "weights" / FILES[name]
-    model = recipe.build_model(64, 3)
-    backbones.copy_weights(backbones.pretrained(backbone, str(path)), model)
+    model = recipe.build_model(64, 3, encoders.weights_file(backbone, str(path)))
     with h5py.File(path) as file:
         for layer, group in LAYERS[name].items():
             for index, weights in enumerate(model.get_layer(layer).get_weights()):
@@ -125,7 +125,7 @@ def test_weights_files_that_cannot_be_used(command_line, tmp_path, name):
 def test_weights_of_the_other_recipe(name, shared):
     other = next(file for recipe, file in FILES.items() if recipe != name)
     with pytest.raises(InputError, match="holds other weights"):
-        backbones.pretrained(RECIPES[name][1], str(shared / "weights" / other))
+        encoders.weights_file(RECIPES[name][1], str(shared / "weights" / other))
 
 
 @pytest.fixture
@@ -154,13 +154,13 @@ def as_keras_serves_it(encoder, path):
 
 def test_imagenet_weights_are_downloaded_once(own_copy, monkeypatch, http_server):
     """From a server on this machine, which is switched off before the second time."""
-    monkeypatch.setattr(backbones, "ROOT", own_copy)
+    monkeypatch.setattr(encoders, "ROOT", own_copy)
     served, server = http_server
-    backbone = backbones.MOBILENETV2._replace(url=f"http://127.0.0.1:{server.server_port}")
+    backbone = encoders.MOBILENETV2._replace(url=f"http://127.0.0.1:{server.server_port}")
     mine = keras.applications.MobileNetV2(include_top=False, weights=None)
     as_keras_serves_it(mine, served / backbone.file)
     for _ in range(2):
-        found = backbones.pretrained(backbone, "imagenet")
+        found = keras.applications.MobileNetV2(include_top=False, weights=encoders.weights_file(backbone, "imagenet"))
         np.testing.assert_array_equal(found.get_weights()[0], mine.get_weights()[0])
         server.shutdown()
         server.server_close()
@@ -169,22 +169,23 @@ def test_imagenet_weights_are_downloaded_once(own_copy, monkeypatch, http_server
 
 def test_what_is_not_the_file_is_not_kept(own_copy, monkeypatch, http_server):
     """A page that says "log in" with status 200, as hotels and offices have it; and a file that is not there."""
-    monkeypatch.setattr(backbones, "ROOT", own_copy)
+    monkeypatch.setattr(encoders, "ROOT", own_copy)
     served, server = http_server
-    backbone = backbones.VGG16._replace(url=f"http://127.0.0.1:{server.server_port}")
+    backbone = encoders.VGG16._replace(url=f"http://127.0.0.1:{server.server_port}")
     with pytest.raises(InputError, match=r"404.*by hand"):
-        backbones.pretrained(backbone, "imagenet")
+        encoders.weights_file(backbone, "imagenet")
     (served / backbone.file).write_text("<html>Please log in</html>")
-    with pytest.raises(InputError, match=r"what came.*damaged.*by hand"):
-        backbones.pretrained(backbone, "imagenet")
+    with pytest.raises(InputError, match=r"the download.*damaged.*by hand"):
+        encoders.weights_file(backbone, "imagenet")
     assert not list((own_copy / "weights").iterdir())
 
 
 def test_imagenet_weights_are_taken_from_the_weights_folder(own_copy, monkeypatch):
     """The file put there by hand is found; here it holds numbers that are ours."""
-    monkeypatch.setattr(backbones, "ROOT", own_copy)
+    monkeypatch.setattr(encoders, "ROOT", own_copy)
     mine = keras.applications.MobileNetV2(include_top=False, weights=None)
     (own_copy / "weights").mkdir()
-    as_keras_serves_it(mine, own_copy / "weights" / backbones.MOBILENETV2.file)
-    found = backbones.pretrained(backbones.MOBILENETV2, "imagenet")
+    as_keras_serves_it(mine, own_copy / "weights" / encoders.MOBILENETV2.file)
+    path = encoders.weights_file(encoders.MOBILENETV2, "imagenet")
+    found = keras.applications.MobileNetV2(include_top=False, weights=path)
     np.testing.assert_array_equal(found.get_layer("Conv1").get_weights()[0], mine.get_layer("Conv1").get_weights()[0])

@@ -4,8 +4,8 @@ import json
 import pathlib
 import re
 
-import ablation
 import pytest
+from measure import ablation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

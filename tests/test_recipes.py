@@ -6,7 +6,10 @@ import pathlib
 import subprocess
 import sys
 
-from common import data, masks, plots, runs
+from app import files
+from app.sources import load
+from app.training import report
+from common import masks
 
 import fcn_vgg16
 import keras
@@ -21,7 +24,7 @@ RECIPES = {"unet_scratch": unet_scratch, "fcn_vgg16": fcn_vgg16, "unet_mobilenet
 OWN_FLAGS = {  # what a recipe needs beside QUICK for a run of two epochs without a download
     "unet_scratch": (),
     "fcn_vgg16": ("--backbone-weights", "none"),
-    "unet_mobilenetv2": ("--backbone-weights", "none", "--epochs", 1, "--fine-tune-epochs", 1),
+    "unet_mobilenetv2": ("--backbone-weights", "none", "--frozen-epochs", 1),
 }
 PICTURES = ["accuracy", "loss", "mean_iou", "mosaic_best", "mosaic_median", "mosaic_worst"]
 QUICK = ("--data", "synthetic", "--image-size", 32, "--epochs", 2, "--batch-size", 8, "--limit", 20)
@@ -68,7 +71,7 @@ def test_a_run_from_the_terminal(name, tmp_path):
 
     # The saved model gives the very scores that were written.
     model = keras.saving.load_model(output / f"{name}.keras")
-    pets = data.load("synthetic", 32, 8, limit=20)
+    pets = load.load("synthetic", 32, 8, limit=20)
     truth, answers = [], []
     for images, labels in pets.test:
         truth.append(labels.numpy())
@@ -83,7 +86,7 @@ def test_a_run_from_the_terminal(name, tmp_path):
 
 @pytest.mark.slow
 def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     folder = tmp_path / "output"
     (folder / "something else").mkdir(parents=True)
     (folder / "something else" / "metrics.json").write_text("not a run of ours")
@@ -93,7 +96,7 @@ def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, mon
         status, out, err = command_line(unet_scratch, *flags, "--output", folder / run)
         assert status == 0, err
         assert ("comparison.png" in out) == (run == "two")  # one run alone has nothing to be compared with
-        histories[run] = plots.read_history(folder / run / "history.csv").history
+        histories[run] = report.read_history(folder / run / "history.csv").history
     assert histories["one"]["val_loss"] == pytest.approx(histories["two"]["val_loss"], rel=1e-4)
     table = (folder / "comparison.md").read_text().splitlines()
     assert len(table) == 4 and {line.split("|")[1].strip() for line in table[2:]} == {"one", "two"}
@@ -187,12 +190,12 @@ def test_help_is_the_docstring_and_every_flag(command_line, name):
     for flag in flags.split(" "):
         assert f"--{flag} " in out
     assert ("--backbone-weights" in out) == (name != "unet_scratch")
-    assert ("--fine-tune-epochs" in out) == (name == "unet_mobilenetv2")
+    assert ("--frozen-epochs" in out) == (name == "unet_mobilenetv2")
 
 
-def test_wrong_number_of_fine_tune_epochs(command_line):
-    status, _, err = command_line(unet_mobilenetv2, "--fine-tune-epochs", -1)
-    assert status == 2 and "--fine-tune-epochs: -1" in err and err.count("\n") == 1
+def test_wrong_number_of_frozen_epochs(command_line):
+    status, _, err = command_line(unet_mobilenetv2, "--frozen-epochs", -1)
+    assert status == 2 and "--frozen-epochs: -1" in err and err.count("\n") == 1
 
 
 def test_colours():

@@ -1,6 +1,7 @@
 """Nothing is lost: runs that are killed, stopped, refused or out of space."""
 
 import csv
+import functools
 import json
 import random
 import re
@@ -9,10 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
-from common import plots, state
-from common.files import InputError
+from app.cli import InputError
+from app.training import report, state
 
 import fcn_vgg16
 import keras
@@ -28,12 +30,21 @@ LARGER = ("--image-size", 64, "--limit", 48)  # here unet_scratch has dropout, w
 EPOCHS = {
     "unet_scratch": ("--epochs", 6),  # a run that is to be stopped after three is not at its end by then
     "fcn_vgg16": ("--epochs", 4, "--backbone-weights", "none"),
-    "unet_mobilenetv2": ("--epochs", 2, "--fine-tune-epochs", 2, "--backbone-weights", "none"),
+    "unet_mobilenetv2": ("--epochs", 4, "--frozen-epochs", 2, "--backbone-weights", "RANDOM"),
 }
+
+
+@functools.cache
+def random_encoder():
+    """Holds random.weights.h5 of a MobileNetV2, with which unet_mobilenetv2 trains in its two stages."""
+    folder = tempfile.TemporaryDirectory()
+    keras.applications.MobileNetV2(include_top=False, weights=None).save_weights(f"{folder.name}/random.weights.h5")
+    return folder
 
 
 def command(recipe, output, *more):
     flags = (*FLAGS, *EPOCHS[recipe], "--output", output, *more)
+    flags = [f"{random_encoder().name}/random.weights.h5" if flag == "RANDOM" else flag for flag in flags]
     return [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *map(str, flags)]
 
 
@@ -91,7 +102,7 @@ def check_whole(folder):
 
 
 def same_runs(one, other):
-    histories = [plots.read_history(folder / "history.csv").history for folder in (one, other)]
+    histories = [report.read_history(folder / "history.csv").history for folder in (one, other)]
     assert histories[0].keys() == histories[1].keys()
     for name in histories[0]:
         np.testing.assert_allclose(histories[0][name], histories[1][name], atol=6e-5, err_msg=name)
@@ -145,7 +156,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(tmp_path, sent):
     assert err.count("\n") == 1 and "--resume" in err and "Traceback" not in err, err
     done = run("unet_scratch", output, "--resume")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert re.search(r"going on after epoch [23]", done.stdout)
+    assert re.search(r"resuming after epoch [23]", done.stdout)
     assert "Epoch 6/6" in done.stdout and "Epoch 2/6" not in done.stdout and epochs(output) == 6
     again = run("unet_scratch", output, "--resume")
     assert again.returncode == 0 and "is finished" in again.stdout and "Epoch" not in again.stdout
@@ -159,7 +170,7 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
         for more in ((), ("--resume",)):
             second = run("unet_scratch", tmp_path / "output", *more)
             assert second.returncode == 2 and second.stderr.count("\n") == 1, second.stderr
-            assert "another run is at work" in second.stderr
+            assert "another run is writing" in second.stderr
     finally:
         process.kill()
         process.communicate()
@@ -211,7 +222,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(command_line, interrupted,
     before = len(json.loads(str(np.load(tmp_path / "output" / state.PREVIOUS)["facts"]))["rows"])
     status, out, err = resume(command_line, interrupted, tmp_path)
     assert (status, err) == (0, "")
-    assert "state.npz is damaged" in out and f"going on after epoch {before}" in out
+    assert "state.npz is damaged" in out and f"resuming after epoch {before}" in out
     assert epochs(tmp_path / "output") == 6
 
 
@@ -274,7 +285,7 @@ def test_weights_that_cannot_be_written_any_more(command_line, monkeypatch, tmp_
         weights.write_text("no folder any more")
 
     monkeypatch.setattr(state, "save", save_and_take_away)
-    monkeypatch.setattr("common.flags.ROOT", tmp_path)
+    monkeypatch.setattr("app.training.flags.ROOT", tmp_path)
     flags = ("--data", "synthetic", "--image-size", 32, "--epochs", 6, "--batch-size", 8, "--limit", 16)
     status, _, err = command_line(unet_scratch, *flags)
     assert status == 1 and err.count("\n") == 1 and "weights" in err, err
@@ -312,7 +323,7 @@ def test_every_recipe_can_go_on(command_line, tmp_path, recipe):
     if name != "unet_scratch":
         flags += ("--backbone-weights", "none")
     if name == "unet_mobilenetv2":
-        flags += ("--fine-tune-epochs", 0)
+        flags += ("--frozen-epochs", 1)
     status, out, err = command_line(recipe, *flags, "--output", tmp_path / name, "--resume")
     assert (status, err) == (0, "") and "no epoch is finished yet" in out
     assert not (tmp_path / name / state.NAME).exists() and not (tmp_path / name / ".running").exists()

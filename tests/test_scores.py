@@ -35,7 +35,7 @@ def test_the_metric_accumulates_the_same_matrix_over_batches():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (5, 8, 8)).astype(np.uint8)
     logits = rng.normal(size=(5, 8, 8, 3)).astype(np.float32)
-    metric = scores.MeanIoU(3)
+    metric = scores.ConfusionMatrix(3)
     for batch in np.array_split(np.arange(5), 2):
         metric.update_state(labels[batch], logits[batch])
     whole = scores.confusion_matrix(labels, logits.argmax(-1), 3)
@@ -46,7 +46,7 @@ def test_the_metric_accumulates_the_same_matrix_over_batches():
 
 
 def test_the_matrix_counts_every_pixel_of_a_large_split():
-    metric = scores.MeanIoU(2)
+    metric = scores.ConfusionMatrix(2)
     metric.matrix.assign([[2**40, 0], [0, 0]])
     metric.update_state(np.zeros((1, 1, 1), np.uint8), np.array([[[[1.0, 0.0]]]]))
     assert int(np.array(metric.matrix)[0, 0]) == 2**40 + 1
@@ -56,6 +56,6 @@ def test_the_metric_works_in_a_compiled_training_step():
     """On a GPU Keras compiles the step with XLA; XLA on a CPU refuses the same operations."""
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(3, 1)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss, metrics=[scores.MeanIoU(3)], jit_compile=True)
+    model.compile("adam", loss, metrics=[scores.ConfusionMatrix(3)], jit_compile=True)
     history = model.fit(np.ones((2, 4, 4, 3)), np.ones((2, 4, 4), np.uint8), verbose=0).history
     assert 0 <= history["mean_iou"][0] <= 1

@@ -1,7 +1,7 @@
 import time
 
-from common import synthetic
-from common.synthetic import BACKGROUND, BORDER, PET
+from app.sources import synthetic
+from app.sources.synthetic import BACKGROUND, BORDER, PET
 
 import cv2
 import numpy as np

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 
-from common import state, workers
-from common.files import InputError
+from app.cli import InputError
+from app.training import cluster as clusters
+from app.training import state
 
 import numpy as np
 import pytest
@@ -97,24 +98,23 @@ def test_a_worker_that_is_killed_comes_back(tmp_path):
     other.wait()
     again = launch(output, "--epochs", 8, "--resume", cluster=cluster, index=1)
     assert [chief.wait(240), again.wait(240)] == [0, 0], logs(tmp_path)
-    assert len(losses(output)) == 8 and "going on after epoch" in logs(tmp_path)
+    assert len(losses(output)) == 8 and "resuming after epoch" in logs(tmp_path)
     for one, other in zip(weights(tmp_path, 0), weights(tmp_path, 1), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 UNMENDED = """
 import sys; sys.path[:0] = [{recipes!r}]
-from common import workers
-mend = workers.mend_keras
-workers.mend_keras = lambda: None
+from app.training import cluster
+cluster.patch_keras = lambda: None
 sys.argv[0] = {worker!r}
 exec(compile(open({worker!r}).read(), {worker!r}, "exec"))
 """
 
 
 @pytest.mark.slow
-def test_keras_still_needs_mending(tmp_path):
-    """Fails with a Keras whose fit works with several workers by itself: then `mend_keras` has to go."""
+def test_keras_still_needs_patching(tmp_path):
+    """Fails with a Keras whose fit works with several workers by itself: then `patch_keras` has to go."""
     cluster, processes = free_addresses(2), []
     script = tmp_path / "unmended.py"
     script.write_text(
@@ -149,7 +149,7 @@ def test_keras_still_needs_mending(tmp_path):
 def test_a_cluster_that_makes_no_sense(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(InputError, match="TF_CONFIG"):
-        workers.assemble(16)
+        clusters.assemble(16)
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path):

@@ -5,7 +5,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "recipes"))
 
-from common import runs
+from app.training import runs
 
 import numpy as np
 import tensorflow as tf
@@ -16,14 +16,13 @@ if cpus > 1:
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpus)
 
-finish = runs.finish
+report = runs.Run.report
 
 
-def keep_weights_and_finish(args, data, recorder):
-    weights = recorder.model.get_weights()
-    np.savez(args.output.with_name(f"weights-{recorder.device.team.worker}.npz"), *weights)
-    finish(args, data, recorder)
+def keep_weights_and_report(run, data):
+    np.savez(run.config["output"].with_name(f"weights-{run.team.worker}.npz"), *run.recorder.model.get_weights())
+    report(run, data)
 
 
-runs.finish = keep_weights_and_finish
-runs.start(unet_scratch.main)
+runs.Run.report = keep_weights_and_report
+unet_scratch.main()

@@ -1,4 +1,4 @@
-"""What a training makes small."""
+"""The training loss, and the learning-rate schedule."""
 
 import keras
 from keras import ops
@@ -8,24 +8,36 @@ from keras import ops
 class CrossEntropyAndDice(keras.losses.Loss):
     """Cross-entropy plus Dice loss, of logits [B, H, W, classes] against labels [B, H, W].
 
-    Cross-entropy counts pixels, so a thin border hardly matters to it; Dice counts how well each class overlaps,
-    whatever its size, which is nearer to the mean IoU that is reported. Each gives one number an image: the mean over
-    its pixels, and the mean over the classes that it shows. Labels from `classes` on are ignored. Sources: Milletari,
-    Navab, Ahmadi: V-Net, 3DV 2016, section 3, of Dice; Isensee et al.: nnU-Net, Nature Methods 2021, of the sum.
+    Cross-entropy weighs every pixel the same, so a thin border hardly matters to it. Dice measures the overlap of each
+    class whatever its size, which is closer to mean IoU. The loss of an image is the mean cross-entropy of its pixels
+    plus the mean Dice loss of the classes in it. Labels >= classes are ignored. Sources: Milletari, Navab, Ahmadi:
+    V-Net, 3DV 2016, section 3 (Dice); Isensee et al.: nnU-Net, Nature Methods 2021 (the sum of both).
     """
 
     def call(self, labels, logits):
         num_classes = logits.shape[-1]
         labels = ops.cast(labels, "int32")
         counted = ops.cast(labels < num_classes, logits.dtype)
-        truth = ops.one_hot(labels, num_classes, dtype=logits.dtype)  # nothing for what is ignored
-        logarithms = ops.log_softmax(logits)
-        cross_entropy = -ops.sum(truth * logarithms, axis=-1)
+        truth = ops.one_hot(labels, num_classes, dtype=logits.dtype)  # all zeros for an ignored label
+        log_probabilities = ops.log_softmax(logits)
+        cross_entropy = -ops.sum(truth * log_probabilities, axis=-1)
         cross_entropy = ops.sum(cross_entropy, axis=(1, 2)) / ops.maximum(ops.sum(counted, axis=(1, 2)), 1)
 
-        predicted = ops.exp(logarithms) * counted[..., None]
-        overlap = ops.sum(truth * predicted, axis=(1, 2))
+        probabilities = ops.exp(log_probabilities) * counted[..., None]
+        overlap = ops.sum(truth * probabilities, axis=(1, 2))
         area = ops.sum(truth, axis=(1, 2))
-        dice = 2 * overlap / ops.maximum(area + ops.sum(predicted, axis=(1, 2)), 1)
-        shown = ops.cast(area > 0, logits.dtype)
-        return cross_entropy + ops.sum(shown * (1 - dice), axis=-1) / ops.maximum(ops.sum(shown, axis=-1), 1)
+        dice = 2 * overlap / ops.maximum(area + ops.sum(probabilities, axis=(1, 2)), 1)
+        present = ops.cast(area > 0, logits.dtype)
+        return cross_entropy + ops.sum(present * (1 - dice), axis=-1) / ops.maximum(ops.sum(present, axis=-1), 1)
+
+
+def warm_up_and_cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A learning rate that rises to `peak` over the first 5 % of `steps`, then falls to 0 along a cosine.
+
+    Without the warm-up Adam's first steps, scaled by the statistics of a few batches, are too large. Source of the
+    cosine: Loshchilov, Hutter: SGDR, ICLR 2017, section 3.
+    """
+    warm_up = max(1, round(0.05 * steps))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up
+    )

@@ -1,40 +1,54 @@
-"""Scores of a segmentation, all of them from one confusion matrix.
+"""Segmentation scores, all from one confusion matrix.
 
-matrix[t, p] counts the pixels of class t that were predicted as class p, over a whole split. Mean IoU is the mean
-over the classes of that one matrix (as in the PASCAL VOC challenge), not the mean over images.
+matrix[t, p] counts the pixels of class t that were predicted as class p, over a whole split. Mean IoU is the mean over
+the classes of that matrix, as in the PASCAL VOC challenge, not the mean over images.
 """
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
+
+TRIMAP = ("pet", "background", "border")  # class ids 0, 1, 2; the border is a band along the pet's outline
+
+
+def is_trimap(class_names: Sequence[str]) -> bool:
+    """Whether the classes are those of a trimap, in any order."""
+    return set(class_names) == set(TRIMAP)
 
 
 def confusion_matrix(labels, predictions, num_classes: int):
     """Counts pixels by true and predicted class.
 
     Args:
-      labels, predictions: class ids 0..num_classes - 1, integers of any shape, the same for both. Pixels with a
-        label from num_classes on are left out.
+      labels, predictions: class ids 0..num_classes - 1, integers of the same shape. Labels >= num_classes are ignored.
     Returns:
       int64 [num_classes, num_classes]; rows are the truth, columns the prediction.
     """
-    labels = ops.minimum(ops.cast(labels, "int32"), num_classes)  # what is left out makes a row of its own
+    labels = ops.minimum(ops.cast(labels, "int32"), num_classes)  # ignored labels get a row of their own
     cells = ops.reshape(labels * num_classes + ops.cast(predictions, "int32"), [-1])
     # Not ops.bincount: XLA, which compiles the training step on a GPU, refuses it.
     counts = ops.segment_sum(ops.ones_like(cells, dtype="int64"), cells, num_segments=num_classes * (num_classes + 1))
     return ops.reshape(counts, (num_classes + 1, num_classes))[:-1]
 
 
-class MeanIoU(keras.metrics.Metric):
-    """Mean IoU of logits [B, H, W, classes] against labels [B, H, W], from a confusion matrix it accumulates.
+def metrics(num_classes: int) -> list[keras.metrics.Metric]:
+    """Pixel accuracy and mean IoU for `compile`: "accuracy" and "mean_iou", sharing one confusion matrix."""
+    confusion = ConfusionMatrix(num_classes)
+    return [PixelAccuracy(confusion), confusion]
 
-    Unlike keras.metrics.MeanIoU it counts in int64 and gives the matrix out (`matrix`), from which `report` takes
-    every other score. float32 stops counting single pixels at 2**24, less than 300 images of 256 x 256.
+
+class ConfusionMatrix(keras.metrics.Metric):
+    """Accumulates the confusion matrix of logits [B, H, W, classes] and labels [B, H, W]; its result is the mean IoU.
+
+    keras.metrics.MeanIoU gives the same result for one ignored label, in 1.4 times the time (two CPU cores).
     """
 
     def __init__(self, num_classes: int, name: str = "mean_iou"):
         super().__init__(name=name)
         self.num_classes = num_classes
+        # In float32 a count would stop at 2**24 pixels, less than 300 images of 256 x 256.
         self.matrix = self.add_variable((num_classes, num_classes), "zeros", dtype="int64", name="matrix")
 
     def update_state(self, labels, logits, sample_weight=None):
@@ -48,25 +62,28 @@ class MeanIoU(keras.metrics.Metric):
         return ops.sum(hits / ops.maximum(union, 1)) / ops.maximum(ops.sum(present), 1)
 
 
-class PixelAccuracy(MeanIoU):
-    """The share of pixels whose class is right, as MeanIoU counts them."""
+class PixelAccuracy(keras.metrics.Metric):
+    """The share of pixels on the diagonal of a ConfusionMatrix, which has to be updated beside it."""
 
-    def __init__(self, num_classes: int, name: str = "accuracy"):
-        super().__init__(num_classes, name)
+    def __init__(self, confusion: ConfusionMatrix, name: str = "accuracy"):
+        super().__init__(name=name)
+        self.matrix = lambda: confusion.matrix  # not an attribute that Keras would track, and reset, twice
+
+    def update_state(self, labels, logits, sample_weight=None):
+        pass
 
     def result(self):
-        matrix = ops.cast(self.matrix, "float32")
+        matrix = ops.cast(self.matrix(), "float32")
         return ops.sum(ops.diagonal(matrix)) / ops.maximum(ops.sum(matrix), 1)
 
 
-def report(matrix, class_names) -> dict:
+def report(matrix, class_names: Sequence[str]) -> dict:
     """Turns a confusion matrix into named scores, fractions 0..1.
 
     Returns:
-      {"pixel_accuracy", "mean_iou", "iou": {class: ...}, "dice": {class: ...}} and, where the classes are a
-      trimap's, "pet_iou_binary": the IoU of pet and border together against the background, as it is reported
-      where a trimap is made two-valued. A class in neither truth nor prediction has the score None and does not
-      count in the mean; so does the mean itself, where no class is there.
+      {"pixel_accuracy", "mean_iou", "iou": {class: ...}, "dice": {class: ...}}, and for a trimap "pet_iou_binary": the
+      IoU of pet and border together, as it is reported for two-valued trimaps. A class that occurs in neither truth
+      nor prediction has the score None and is left out of the mean; with no class present the mean is None.
     """
     matrix = np.asarray(matrix, np.float64)
     hits, total = np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1)
@@ -79,11 +96,10 @@ def report(matrix, class_names) -> dict:
             "iou": dict(zip(class_names, map(_score, iou), strict=True)),
             "dice": dict(zip(class_names, map(_score, dice), strict=True)),
         }
-        if {"pet", "background", "border"} == set(class_names):
+        if is_trimap(class_names):
             background = list(class_names).index("background")
-            union = matrix.sum() - matrix[background, background]
             pet = np.delete(np.delete(matrix, background, axis=0), background, axis=1)
-            scores["pet_iou_binary"] = _score(pet.sum() / union)
+            scores["pet_iou_binary"] = _score(pet.sum() / (matrix.sum() - matrix[background, background]))
     return scores
 
 

@@ -1,8 +1,8 @@
-"""The plain way to do what the recipes do, as tutorials have it, for the benchmark to compare with.
+"""The plain way to do what the recipes do, as in tutorials, for the benchmark to compare with.
 
-float32 throughout, TensorFlow's own settings, all layers trained, Keras' RMSprop and cross-entropy; pictures are cached
-as float32 after their augmentation; a photo is read pixel by pixel, the masks of all detections are pasted over the
-whole of it, and a figure of matplotlib's shows them; what is large stays in memory.
+float32 throughout, TensorFlow's default settings, all layers trained, Keras' RMSprop and cross-entropy. Images are
+cached as float32 after augmentation. A photo is read pixel by pixel, the masks of all detections are pasted over the
+whole photo, and matplotlib draws the picture; whatever is large stays in memory.
 """
 
 import pathlib
@@ -17,12 +17,12 @@ BATCH_SIZE = 16
 
 
 def pipeline(examples: tf.data.Dataset, decode, size: int) -> tf.data.Dataset:
-    """Batches of images float32 in 0..1 and labels float32 from the elements of a data set."""
+    """Batches of images, float32 in 0..1, and labels, float32, from the elements of a data set."""
 
     def load(*element):
         image, label = decode(*element)
         image = tf.image.resize(image, (size, size))
-        label = tf.image.resize(label, (size, size))  # bilinear: between two classes it makes up others
+        label = tf.image.resize(label, (size, size))  # bilinear: it invents classes between two others
         if np.random.uniform() > 0.5:  # drawn once, when TensorFlow traces this function
             image, label = tf.image.flip_left_right(image), tf.image.flip_left_right(label)
         return tf.cast(image, tf.float32) / 255, tf.cast(label, tf.float32)
@@ -45,7 +45,9 @@ def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> 
         photo = np.array(image.getdata()).reshape((height, width, 3)).astype(np.uint8)
     boxes = answer["detection_boxes"][0]
     corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    whole = np.concatenate([-corner / extent, (1 - corner) / extent], axis=1)  # the photo, as seen from each box
+    whole = np.concatenate(
+        [-corner / extent, (1 - corner) / extent], axis=1
+    )  # the photo, in the coordinates of each box
     masks = tf.image.crop_and_resize(
         answer["detection_masks"][0][..., np.newaxis], whole, np.arange(len(boxes)), (height, width)
     )
@@ -66,8 +68,8 @@ def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> 
 
 
 def main() -> None:
-    """Trains one step on drawn pets: what starting a program takes."""
-    from common import synthetic
+    """Trains one step on drawn pets, to time the start of a program."""
+    from app.sources import synthetic
 
     import tensorflow_datasets  # noqa: F401  what a tutorial imports at its top
     import unet_scratch
@@ -80,5 +82,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "recipes"))
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
     main()

@@ -1,18 +1,20 @@
-"""How good are the edges of a mask at a photo's own size? `python tests/edges.py DIR [--weights FILE]`
+"""How good are mask edges at a photo's own size? `python tests/measure/edges.py DIR [--weights FILE]`
 
-DIR holds photos and trimaps of full size in Oxford's layout: images/, annotations/trimaps/, annotations/test.txt. For
-each way to bring the network's answer up to a photo it prints: IoU and boundary F-score with the border counted as pet,
-the same of the outline along the middle of the border, and the mean IoU of the three classes. IoU is over the pixels of
-all photos; the F-score, of 2 pixels in a photo of 500, is the mean over the photos (Csurka et al., BMVC 2013).
+DIR holds photos and trimaps at full size in Oxford's layout: images/, annotations/trimaps/, annotations/test.txt. For
+each way to enlarge the network's answer it prints IoU and boundary F-score with the border counted as pet, the same for
+the outline along the middle of the border, and the mean IoU of the three classes. IoU is pooled over all pixels; the
+F-score, with a tolerance of 2 pixels in a photo of 500, is the mean over the photos (Csurka et al., BMVC 2013).
 """
 
 import argparse
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "recipes"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
-from common import folders, photos, predict, scores
+from app.photos import cutout, network, photos
+from app.sources import folder
+from common import scores
 
 import cv2
 import numpy as np
@@ -20,7 +22,6 @@ import unet_mobilenetv2
 
 TOLERANCE = 2  # pixels in a photo of 500
 PET, BACKGROUND, BORDER = range(3)
-CLASS_NAMES = ("pet", "background", "border")
 
 
 def nearest(photo, probabilities):
@@ -38,7 +39,7 @@ def guided_filter(photo, probabilities):
 
 
 def as_here(photo, probabilities):
-    return predict.enlarge(photo, probabilities, CLASS_NAMES)
+    return cutout.enlarge(photo, probabilities, scores.TRIMAP)
 
 
 def _resized(photo, probabilities, interpolation):
@@ -46,12 +47,12 @@ def _resized(photo, probabilities, interpolation):
 
 
 def _largest(probabilities):
-    """The label map, and the probability of what lies within the middle of the border."""
+    """The label map, and the probability of lying inside the middle of the border."""
     return probabilities.argmax(-1).astype(np.uint8), probabilities[..., PET] + probabilities[..., BORDER] / 2
 
 
 def inside_outline(trimap):
-    """What is nearer to the pet than to the background."""
+    """The pixels closer to the pet than to the background."""
     to_pet, to_background = (
         cv2.distanceTransform((trimap != part).astype(np.uint8), cv2.DIST_L2, 5) for part in (PET, BACKGROUND)
     )
@@ -74,17 +75,15 @@ def main() -> None:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--weights", type=pathlib.Path)
     args = parser.parse_args()
-    network = predict.load(
-        argparse.Namespace(recipe="unet_mobilenetv2", weights=args.weights), unet_mobilenetv2.build_model
-    )
-    found = folders.checked(args.folder, seed=0)
+    trained = network.load("unet_mobilenetv2", unet_mobilenetv2.build_model, args.weights)
+    found = folder.checked(args.folder)
     ways = (nearest, bilinear, guided_filter, as_here)
     matrices = {way: np.zeros((3, 3), np.int64) for way in ways}
     pairs = {way: np.zeros((2, 2), np.int64) for way in ways}  # of overlap and union, border as pet and outline
     f_scores = {way: [] for way in ways}
     for image, mask in found.test:
-        photo, trimap = photos.read(image), folders.read_pair(image, mask, found.ids)[1][..., 0]
-        (probabilities,) = predict.segment(network, [photo])
+        photo, trimap = photos.read(image), folder.read_pair(image, mask, found.ids)[1][..., 0]
+        (probabilities,) = trained.segment([photo])
         for way in ways:
             label, foreground = way(photo, probabilities)
             matrices[way] += np.array(scores.confusion_matrix(trimap, label, 3))
@@ -97,7 +96,7 @@ def main() -> None:
     print("| | border as pet: IoU | F | outline: IoU | F | mean IoU |\n|---|---|---|---|---|---|")
     for way in ways:
         (pet, outline), (pet_f, outline_f) = pairs[way][:, 0] / pairs[way][:, 1], np.mean(f_scores[way], axis=0)
-        mean_iou = scores.report(matrices[way], CLASS_NAMES)["mean_iou"]
+        mean_iou = scores.report(matrices[way], scores.TRIMAP)["mean_iou"]
         figures = (f"{value:.3f}" for value in (pet, pet_f, outline, outline_f, mean_iou))
         print(f"| {way.__name__.replace('_', ' ')} | {' | '.join(figures)} |")
 

@@ -6,12 +6,16 @@ scaled and placed at random, covered with fur and shaded. The background carries
 fur and colours: a network has to learn shapes, a colour threshold does not get far.
 """
 
+from app.sources import Source
+from common.scores import TRIMAP
+
 import cv2
 import numpy as np
+import tensorflow as tf
 
-CLASS_NAMES = ("pet", "background", "border")
-PET, BACKGROUND, BORDER = range(3)
-SPLITS = ("train", "test")
+PET, BACKGROUND, BORDER = range(3)  # as in TRIMAP
+COUNTS = {"train": 1600, "test": 400}
+SPLITS = tuple(COUNTS)
 
 COATS = np.array(  # RGB of common coats: ginger, black, grey, white, brown, cream, chestnut, fawn
     [(198, 120, 56), (46, 42, 44), (128, 128, 134), (226, 222, 214), (104, 70, 46), (222, 196, 152), (142, 74, 44),
@@ -26,12 +30,29 @@ BORDER_WIDTH = 0.037  # of the image's side, to give the border the share it has
 SUBPIXEL = 4  # OpenCV draws at 1/2**4 of a pixel
 
 
+def source(image_size: int, seed: int) -> Source:
+    """The data set: pictures drawn on the fly, at the size that is asked for."""
+
+    def numbered(split):
+        return tf.data.Dataset.range(COUNTS[split]).map(lambda index: {"index": index, "split": split})
+
+    def draw_numbered(index, split):
+        image, label = draw(int(index), split.decode(), seed, image_size)
+        return image, label[..., np.newaxis]
+
+    def decode(element):
+        image, label = tf.numpy_function(draw_numbered, [element["index"], element["split"]], [tf.uint8, tf.uint8])
+        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None, 1))
+
+    return Source(TRIMAP, numbered("train"), numbered("test"), decode)
+
+
 def draw(index: int, split: str = "train", seed: int = 0, image_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Draws one picture and its label map.
 
     Returns:
       image: uint8 [image_size, image_size, 3], RGB, 0..255.
-      label: uint8 [image_size, image_size]; 0 = pet, 1 = background, 2 = border (see CLASS_NAMES).
+      label: uint8 [image_size, image_size]; 0 = pet, 1 = background, 2 = border (see TRIMAP).
     Raises:
       ValueError: for an unknown split.
     """

@@ -1,13 +1,10 @@
-"""Instances that a detector found in a photo: their names, the picture of them, and COCO's results format."""
+"""Instances that a detector found in a photo: drawn over it, as a map, and in COCO's results format."""
 
 import colorsys
 import itertools
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
-
-from common.files import InputError
 
 import cv2
 import matplotlib
@@ -26,43 +23,20 @@ class Instance(NamedTuple):
     category_id: int
     name: str
     score: float  # 0..1
-    box: tuple[float, float, float, float]  # ymin, xmin, ymax, xmax as fractions of the photo's height and width
+    box: tuple[float, float, float, float]  # ymin, xmin, ymax, xmax, fractions of the photo's height and width
     mask: np.ndarray  # bool [h, w], the part of the photo around the object
     top: int  # of that part in the photo, pixels
     left: int
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Where `mask` lies in the photo: photo[instance.window] is as large as it."""
+        """Where `mask` lies: photo[instance.window] has its size."""
         height, width = self.mask.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def read_label_map(path: pathlib.Path) -> dict[int, str]:
-    """Reads a label map of TensorFlow's object detection API (.pbtxt): class id to display name, or name.
-
-    Raises:
-      InputError: for a file that cannot be read, or has no item with an id and a name.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise InputError(f"--labels {path}: cannot be read ({reason})") from error
-    quoted = r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\''
-    text = re.sub(rf"({quoted})|#.*", r"\1", text)
-    names = {}
-    for item in re.findall(rf"\bitem\s*:?\s*{{((?:{quoted}|{{[^{{}}]*}}|[^{{}}\"'])*)}}", text):
-        fields = dict(re.findall(rf"(\w+)\s*:\s*({quoted}|\d+)", re.sub(r"{[^{}]*}", "", item)))
-        if "id" in fields and (name := fields.get("display_name") or fields.get("name")):
-            names[int(fields["id"])] = re.sub(r"\\(.)", r"\1", name[1:-1])
-    if not names:
-        raise InputError(f'--labels {path}: no line like item {{ id: 1 display_name: "person" }} in it')
-    return names
-
-
 def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.ndarray:
-    """Numbers the pixels of a photo by instance: uint16 [H, W], 0 = nothing, k = the k-th, the first one on top."""
+    """The number of the instance at each pixel: uint16 [H, W], 0 = none, k = the k-th; the first one is on top."""
     numbers = np.zeros(shape, np.uint16)
     for number, instance in reversed(list(enumerate(instances, 1))):
         numbers[instance.window][instance.mask] = number
@@ -70,21 +44,21 @@ def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.nd
 
 
 def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
-    """Draws what was found over a photo: a tint with its outline, a box, the name and the score; one colour each.
+    """Draws instances over a photo: tint, outline, box, name and score, in one colour each.
 
-    Args and returns: RGB, uint8 [H, W, 3]. Lines and letters grow with the photo.
+    Args and returns: RGB, uint8 [H, W, 3]. Lines and letters scale with the photo.
     """
     picture = photo.copy()
     numbers = instance_map(photo.shape[:2], instances)
     line = max(2, round(min(photo.shape[:2]) / 250))
-    edge = line + 1 + line // 4  # a dark one around each line, for light photos
+    edge = line + 1 + line // 4  # a dark rim around each line, for light photos
     colored = [(number, instance, _color(number)) for number, instance in enumerate(instances, 1)]
     for number, instance, color in colored:
         part, visible = picture[instance.window], numbers[instance.window] == number
         part[visible] = (part[visible] * np.float32(1 - OPACITY) + np.float32(OPACITY) * np.float32(color)).astype(
             np.uint8
         )
-    for _, instance, color in reversed(colored):  # the surest comes last, on top
+    for _, instance, color in reversed(colored):  # the highest score comes last, on top
         outlines, _ = cv2.findContours(instance.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         part = picture[instance.window]
         for thickness, ink in ((edge, (0, 0, 0)), (line, color)):
@@ -102,7 +76,7 @@ def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
 
 
 def _color(index: int) -> tuple[int, int, int]:
-    """Bright colours; by the golden ratio, no two neighbours are alike."""
+    """Bright colours; steps of the golden ratio keep neighbours apart."""
     red, green, blue = colorsys.hsv_to_rgb(0.462 + index * 0.618034, (0.75, 0.45)[(index - 1) // 8 % 2], 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -110,10 +84,9 @@ def _color(index: int) -> tuple[int, int, int]:
 def _label(
     image: Image.Image, instance: Instance, color: tuple, font: ImageFont.FreeTypeFont, plates: Sequence[tuple]
 ) -> tuple[int, int, int, int]:
-    """Writes name and score on a plate at the box, if possible where none of the `plates` lies; returns its place.
+    """Writes name and score on a plate at the box, clear of the other `plates` if possible; returns its place.
 
-    visualization_utils writes them 10 pixels high however large the photo is, and under the box, outside of the
-    picture, where the box begins at the top.
+    visualization_utils always writes them 10 pixels high, and outside the picture for a box at its top.
     """
     draw = ImageDraw.Draw(image)
     text = f"{instance.name} {instance.score:.0%}"
@@ -137,7 +110,7 @@ def _overlap(one: tuple, other: tuple) -> bool:
 
 
 def image_ids(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, int]:
-    """A number for each photo, as COCO's formats want it: what it is called, if that is a number, else a free one."""
+    """An image id for each photo, as COCO's formats need it: its name, if that is a number, else an unused one."""
     named = {path: int(path.stem) for path in paths if path.stem.isdecimal()}
     free = itertools.filterfalse(set(named.values()).__contains__, itertools.count(1))
     ids, used = {}, set()
@@ -151,14 +124,12 @@ def image_ids(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, int]:
 def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id: int, file_name: str) -> list[dict]:
     """The instances of a photo of size (H, W) in COCO's results format, as pycocotools' `COCO.loadRes` reads it.
 
-    Source of the format: https://cocodataset.org/#format-results.
-
-    Beside what the format asks for, "file_name" says which photo it was and "instance" the number in its map. Where
-    nothing was found in any photo the list is empty, which `loadRes` refuses.
+    Source of the format: https://cocodataset.org/#format-results. "file_name" and "instance", the number in the
+    instance map, are added. With nothing found in any photo the list is empty, which `loadRes` refuses.
     """
     height, width = size
     results = []
-    frame = np.zeros((height, width), np.uint8, order="F")  # column by column, as the encoding goes
+    frame = np.zeros((height, width), np.uint8, order="F")  # by columns, as the encoding goes
     for number, instance in enumerate(instances, 1):
         frame[instance.window] = instance.mask
         encoded = coco_masks.encode(frame)

@@ -1,12 +1,12 @@
-"""Keras' layers with the same weights and the same results, trained faster on a CPU (measured on x86 with oneDNN).
+"""Keras layers that train faster on a CPU, with the same weights and results (measured on x86 with oneDNN).
 
-    model = cpu_layers.swap_in(build_model(128, 3))
+    model = layers.swap_in(build_model(128, 3))
 
-oneDNN has slow ways for a few things. Where the images are small and the channels many, a convolution's gradient for
-its kernel is one matrix product here, after Chellapilla, Puri, Simard: High Performance Convolutional Neural Networks
-for Document Processing, IWFHR 2006, section 3. So is a transposed convolution that gives few maps. The gradient of a
-strided depthwise convolution is one without strides. Batch normalisation is one kernel, where Keras converts the images
-to float32 and goes over them a dozen times.
+oneDNN is slow at a few gradients. For small images with many channels, the kernel gradient of a convolution is computed
+as one matrix product (Chellapilla, Puri, Simard: High Performance Convolutional Neural Networks for Document
+Processing, IWFHR 2006, section 3), and so is a transposed convolution with few output channels. The input gradient of a
+strided depthwise convolution becomes one without strides. Batch normalisation is one kernel, where Keras converts the
+images to float32 and passes over them a dozen times.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-CHANNELS_PER_MAP = 16  # from so many on, measured, a transposed convolution is faster as a product
+CHANNELS_PER_MAP = 16  # measured: with this many input channels per output channel, the product is faster
 
 
 class Conv2D(layers.Conv2D):
@@ -40,7 +40,7 @@ class Conv2DTranspose(layers.Conv2DTranspose):
         return self.activation(outputs + self.bias if self.use_bias else outputs)
 
     def by_blocks(self, inputs, kernel):
-        """Its kernel is twice as wide as its stride, so each pixel adds to four blocks of stride x stride pixels."""
+        """The kernel is twice the stride, so each input pixel adds to four blocks of stride x stride pixels."""
         (_, height, width, channels), stride = inputs.shape, self.strides[0]
         kernel = tf.reshape(kernel, (2, stride, 2, stride, self.filters, channels))
         kernel = tf.reshape(tf.transpose(kernel, (0, 2, 1, 3, 4, 5)), (-1, channels))
@@ -70,10 +70,11 @@ class Conv2DTranspose(layers.Conv2DTranspose):
 
 
 def kernel_gradient(larger, smaller, shape, strides, padding) -> tf.Tensor:
-    """The gradient for the kernel, [height, width, channels of `larger`, channels of `smaller`], of a convolution.
+    """The kernel gradient of a convolution, [height, width, channels of `larger`, channels of `smaller`].
 
     Args:
-      larger, smaller: its two sides [B, H, W, channels], of which one is a gradient. The kernel walks over `larger`.
+      larger, smaller: its input and output [B, H, W, channels], one of them as a gradient. The kernel slides over
+        `larger`.
     """
     height, width, *_ = shape
     patches = tf.image.extract_patches(larger, (1, height, width, 1), (1, *strides, 1), (1, 1, 1, 1), padding)
@@ -84,13 +85,13 @@ def kernel_gradient(larger, smaller, shape, strides, padding) -> tf.Tensor:
 class DepthwiseConv2D(layers.DepthwiseConv2D):
     def call(self, inputs):
         stride = self.strides[0]
-        strides, padding = (1, stride, stride, 1), "VALID"  # it takes the place of no other
+        strides, padding = (1, stride, stride, 1), "VALID"  # the only kind it replaces
 
         @tf.custom_gradient
         def convolve(inputs, kernel):
             def gradient(upstream):
                 for_kernel = tf.nn.depthwise_conv2d_backprop_filter(inputs, kernel.shape, upstream, strides, padding)
-                # With zeros between its pixels it takes a convolution without strides, which oneDNN does well.
+                # With zeros between its pixels the convolution needs no strides, and oneDNN is fast.
                 _, height, width, channels = upstream.shape
                 spread = tf.pad(upstream, ((0, 0), (0, 0), (0, 0), (0, (stride**2 - 1) * channels)))
                 around = [
@@ -108,7 +109,7 @@ class DepthwiseConv2D(layers.DepthwiseConv2D):
 
 class BatchNormalization(layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
-        if self.synchronized or mask is not None:  # several devices, or pixels left out: the kernel knows of neither
+        if self.synchronized or mask is not None:  # several devices, or a mask: the kernel supports neither
             return super().call(inputs, training, mask)
         is_training = bool(training and self.trainable)
         moving = (self.moving_mean, self.moving_variance)
@@ -123,7 +124,7 @@ class BatchNormalization(layers.BatchNormalization):
         )
         if is_training:
             count = tf.cast(tf.size(inputs) / inputs.shape[-1], "float32")
-            batch[1] *= (count - 1) / count  # the kernel's is that of a sample, Keras' that of the batch
+            batch[1] *= (count - 1) / count  # the kernel divides by count - 1, Keras by count
             for average, value in zip(moving, batch, strict=True):
                 average.assign(average * self.momentum + value * (1 - self.momentum))
         return outputs
@@ -133,7 +134,7 @@ FASTER = {kind.__base__: kind for kind in (Conv2D, Conv2DTranspose, DepthwiseCon
 
 
 def swap_in(model: keras.Model) -> keras.Model:
-    """A copy of a functional model with the faster layers, where they are faster and know what the layer asks for."""
+    """Copies a functional model, with a faster layer wherever one is faster and supports the layer's options."""
     return _copy(model, lambda layer: FASTER[type(layer)] if _is_faster(layer) else type(layer))
 
 
@@ -150,7 +151,9 @@ def _is_faster(layer) -> bool:
         return is_valid and 1 < stride == other <= min(layer.kernel_size) and layer.depth_multiplier == 1
     smaller = layer.input if isinstance(layer, layers.Conv2DTranspose) else layer.output
     _, height, width, channels = smaller.shape
-    return height * width <= channels or _gives_few_maps(layer)  # measured: then the product is faster, or as fast
+    return height * width <= channels or _gives_few_maps(
+        layer
+    )  # measured: from here on the product is as fast or faster
 
 
 def _gives_few_maps(layer) -> bool:
@@ -162,17 +165,17 @@ def _gives_few_maps(layer) -> bool:
 
 
 def swap_out(model: keras.Model) -> keras.Model:
-    """A copy of a functional model with Keras' own layers alone, in float32."""
+    """Copies a functional model, with Keras' own layers only, in float32."""
     plain = {kind: base for base, kind in FASTER.items()}
     return _copy(model, lambda layer: plain.get(type(layer), type(layer)), dtype="float32")
 
 
 def _copy(model: keras.Model, class_of: Callable[[keras.Operation], type], **config) -> keras.Model:
-    def copy(layer):  # an operation without weights, like a slice, has no dtype
+    def copy(layer):  # an operation, like a slice, has no dtype
         changed = config if isinstance(layer, keras.Layer) else {}
         return class_of(layer).from_config({**layer.get_config(), **changed})
 
-    uncompiled = keras.Model(model.input, model.output, name=model.name)  # a compiled one would be compiled again
+    uncompiled = keras.Model(model.input, model.output, name=model.name)  # clone_model would compile it again
     copied = keras.models.clone_model(uncompiled, clone_function=copy)
     copied.set_weights(model.get_weights())
     return copied

@@ -1,4 +1,4 @@
-"""A person's own photos: found, read upright as RGB, whatever they are stored as."""
+"""A person's own photos: found, read upright as RGB whatever their format, and written as PNG."""
 
 import collections
 import os
@@ -9,101 +9,121 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from common.files import InputError, replacing, tell
+from app.cli import InputError, report
+from app.files import replacing
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-READ_AHEAD = 2  # photos that are decoded while the one before is worked on
+READ_AHEAD = 2  # photos decoded while the current one is worked on
 VIDEOS = {".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
 VIDEOS |= {".ogv", ".ts", ".vob", ".webm", ".wmv"}
 LONGEST_NAME = 180  # bytes; file systems stop at 255
-# Pillow knows these endings, but they are no photos, ...
+# Pillow knows these endings, but they are not photos ...
 NO_PICTURES = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
-# ... and these are photos that it cannot read, which is better said than passed over.
+# ... and these are photos that it cannot read, to be reported rather than passed over.
 OTHER_PICTURES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata, and pictures half as large as its limit
+warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, and pictures close to its size limit
+
+
+class Item(NamedTuple):
+    """A photo or video, and the name of its output files, which no other one of the run has."""
+
+    path: pathlib.Path
+    name: str
 
 
 class Photo(NamedTuple):
-    """A photo, and the name to call its output files by, which no other photo of the run has."""
+    """A photo that has been read."""
 
     path: pathlib.Path
     name: str
     pixels: np.ndarray  # uint8 [H, W, 3], RGB, upright
 
 
-class Reader:
-    """Iterates over photos, reading ahead, with a progress bar. What cannot be read is told in one line and left out.
+class Tally:
+    """Counts what went well and what failed.
 
     Attributes:
-      photos, videos: path and name of each that was found.
-      done, failed: how many went well, which whoever works on them counts, and how many did not.
+      done, failed: the numbers so far.
     """
 
-    def __init__(self, arguments: Sequence[pathlib.Path], output: pathlib.Path, videos: bool = False):
-        """Finds the photos, and videos if they are wanted: files as they are, of a folder the pictures in it.
-
-        Raises:
-          InputError: where the `output` folder holds one of them, for it might be overwritten.
-        """
+    def __init__(self):
         self.done = self.failed = 0
-        paths = []
-        for argument in arguments:
-            try:
-                paths += find(argument, videos)
-            except InputError as error:
-                self.fail(str(error))
-        paths = list({os.path.realpath(path): path for path in paths}.values())  # each once
-        if output.resolve() in {path.parent.resolve() for path in paths}:
-            raise InputError(f"--output {output}: this folder holds photos to work on; name another one")
-        self.photos, self.videos = [], []
-        for path, name in zip(paths, output_names(paths), strict=True):
-            is_video = videos and (_is_video(path) or (not _is_picture(path) and opens_as_video(path)))
-            (self.videos if is_video else self.photos).append((path, name))
 
-    def __iter__(self) -> Iterator[Photo]:
-        bar = tqdm(total=len(self.photos), unit="photo", file=sys.stdout, disable=not self.photos)
-        waiting: collections.deque[tuple[pathlib.Path, str, Future]] = collections.deque()
-        with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
-            upcoming = iter(self.photos)
-            while True:
-                for path, name in upcoming:
-                    waiting.append((path, name, pool.submit(read, path)))
-                    if len(waiting) > READ_AHEAD:
-                        break
-                if not waiting:
-                    return
-                path, name, future = waiting.popleft()
-                try:
-                    photo = Photo(path, name, future.result())
-                except InputError as error:
-                    self.fail(str(error))
-                else:
-                    yield photo
-                bar.update()
+    def succeed(self, count: int = 1) -> None:
+        self.done += count
 
     def fail(self, mistake: str) -> None:
-        """Counts a photo that could not be done, and says why."""
+        """Counts a photo that failed, and reports why."""
         self.failed += 1
-        tell(mistake)
+        report(mistake)
 
     def exit_status(self) -> int:
-        """0 where all went well, 1 where some photos failed, 2 where none could be done."""
+        """0 if all went well, 1 if some photos failed, 2 if none could be done."""
         return 0 if not self.failed else 1 if self.done else 2
 
 
-def find(argument: pathlib.Path, videos: bool = False) -> list[pathlib.Path]:
-    """The photo at a path, or the pictures in a folder, in the order of their names; its subfolders are left alone.
+def find_all(
+    arguments: Sequence[pathlib.Path], output: pathlib.Path, tally: Tally, videos: bool = False
+) -> tuple[list[Item], list[Item]]:
+    """Finds the photos and, if wanted, the videos: files as they are, of a folder the pictures in it.
 
-    In a folder a picture is what has a picture's ending, readable or not, and what is one whatever its ending. With
-    `videos` what has a video's ending is taken too.
+    What cannot be found is counted by `tally`.
 
     Raises:
-      InputError: where there is nothing, or no picture in the folder.
+      InputError: if the `output` folder holds one of them, for it could be overwritten.
+    """
+    paths = []
+    for argument in arguments:
+        try:
+            paths += find(argument, videos)
+        except InputError as error:
+            tally.fail(str(error))
+    paths = list({os.path.realpath(path): path for path in paths}.values())  # each once
+    if output.resolve() in {path.parent.resolve() for path in paths}:
+        raise InputError(f"--output {output}: this folder holds photos to work on; name another one")
+    found = [], []
+    for path, name in zip(paths, output_names(paths), strict=True):
+        is_video = videos and (_is_video(path) or (not _is_picture(path) and opens_as_video(path)))
+        found[is_video].append(Item(path, name))
+    return found
+
+
+def read_all(items: Sequence[Item], tally: Tally) -> Iterator[Photo]:
+    """Reads photos, READ_AHEAD of them in advance, with a progress bar; those that cannot be read are counted."""
+    bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=not items)
+    waiting: collections.deque[tuple[Item, Future]] = collections.deque()
+    with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
+        upcoming = iter(items)
+        while True:
+            for item in upcoming:
+                waiting.append((item, pool.submit(read, item.path)))
+                if len(waiting) > READ_AHEAD:
+                    break
+            if not waiting:
+                return
+            item, future = waiting.popleft()
+            try:
+                photo = Photo(*item, future.result())
+            except InputError as error:
+                tally.fail(str(error))
+            else:
+                yield photo
+            bar.update()
+
+
+def find(argument: pathlib.Path, videos: bool = False) -> list[pathlib.Path]:
+    """The photo at a path, or the pictures in a folder, ordered by name; subfolders are not searched.
+
+    In a folder, every file with a picture's ending counts, readable or not, and every picture whatever its ending; with
+    `videos` also every file with a video's ending.
+
+    Raises:
+      InputError: if there is nothing at the path, or no picture in the folder.
     """
     try:
         if not argument.is_dir():
@@ -137,15 +157,15 @@ def _is_picture(path: pathlib.Path) -> bool:
     try:
         with Image.open(path):
             return True
-    except Exception:  # whatever it is, it does not say that it is a picture
+    except Exception:  # whatever it is, it is no picture
         return False
 
 
 def read(path: pathlib.Path) -> np.ndarray:
-    """Reads a photo as uint8 [H, W, 3], RGB, upright as its EXIF data say. Of an animation it is the first frame.
+    """Reads a photo as uint8 [H, W, 3], RGB, upright according to its EXIF data; of an animation the first frame.
 
     Raises:
-      InputError: for what is no picture, or a damaged one, or one of more than 178 million pixels.
+      InputError: if it is not a picture, is damaged, or has more than 178 million pixels.
     """
     try:
         if not path.is_file():
@@ -154,7 +174,7 @@ def read(path: pathlib.Path) -> np.ndarray:
             raise InputError(f"{path}: the file is empty")
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would cut off at 255
+            if image.mode.startswith(("I", "F")):  # 16 bits or more, which Pillow would clip at 255
                 values = np.nan_to_num(np.asarray(image, np.float32))
                 limits = (65535,) if "16" in image.mode else (1, 255, 65535, values.max())
                 full = next(limit for limit in limits if values.max() <= limit)
@@ -170,7 +190,7 @@ def read(path: pathlib.Path) -> np.ndarray:
         raise InputError(f"{path}: not a picture, or of a kind that Pillow cannot read") from error
     except PermissionError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # each format of Pillow has its own ways to fail
+    except Exception as error:  # each of Pillow's formats fails in its own way
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be read, it may be damaged ({reason})") from error
 
@@ -178,14 +198,14 @@ def read(path: pathlib.Path) -> np.ndarray:
 def write(path: pathlib.Path, picture: np.ndarray) -> None:
     """Writes a PNG: uint8 [H, W, 3] as RGB, [H, W, 4] as RGBA, uint8 or uint16 [H, W] as grey."""
     order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(picture.shape[-1]) if picture.ndim == 3 else None
-    # OpenCV encodes photos four times as fast as Pillow, in files that are no larger.
+    # OpenCV encodes photos four times as fast as Pillow, into files of the same size.
     _, png = cv2.imencode(".png", picture if order is None else cv2.cvtColor(picture, order))
     with replacing(path) as temporary:
         temporary.write_bytes(png)
 
 
 def output_names(paths: Sequence[pathlib.Path]) -> list[str]:
-    """A name for each photo to call its output files by: its own without the ending, numbered where two share it."""
+    """A unique name for the output files of each photo: its own without the ending, numbered if taken."""
     own = [os.fsdecode(os.fsencode(path.stem)[:LONGEST_NAME]) for path in paths]
     stems, taken, names = {stem.casefold() for stem in own}, set(), []
     for stem in own:

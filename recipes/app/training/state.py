@@ -1,35 +1,35 @@
-"""What an interrupted training needs to go on: its state after each epoch, and a lock on its folder.
+"""What an interrupted training needs to resume: its state after each epoch, and a lock on its folder.
 
-Keras' BackupAndRestore does not do: it keeps neither the history nor the state of dropout's random numbers, starts
-the data from its beginning again, and deletes what it has kept where a training ends with an error.
+Keras' BackupAndRestore is not enough: it keeps neither the history nor the state of dropout's random numbers, starts
+the data from the beginning, and deletes its backup when training ends with an error.
 """
 
-import fcntl
 import json
 import os
 import pathlib
 from typing import Any, NamedTuple
 
-from common.files import InputError, replacing
+from app.cli import InputError
+from app.files import replacing
 
 import keras
 import numpy as np
 
 NAME, PREVIOUS = "state.npz", "state-previous.npz"
-FLAGS = ("data", "image_size", "epochs", "fine_tune_epochs", "batch_size", "learning_rate")
+FLAGS = ("data", "image_size", "epochs", "frozen_epochs", "batch_size", "learning_rate")
 FLAGS += ("backbone_weights", "precision", "limit", "seed")
 
 
 class State(NamedTuple):
     """A training after its last finished epoch."""
 
-    facts: dict[str, Any]  # what the callback keeps, in JSON's kinds
+    facts: dict[str, Any]  # what the recorder keeps, as JSON
     model: list[np.ndarray]  # weights, statistics, and the state of random layers
     optimizer: list[np.ndarray]
 
 
 def save(folder: pathlib.Path, model: keras.Model, facts: dict[str, Any]) -> None:
-    """Writes the state; the one before stays beside it, should this one turn out damaged."""
+    """Writes the state; the previous one stays beside it, in case this one turns out damaged."""
     arrays = {f"model-{index}": np.array(variable) for index, variable in enumerate(model.variables)}
     arrays |= {f"optimizer-{index}": np.array(variable) for index, variable in enumerate(model.optimizer.variables)}
     with replacing(folder / NAME) as temporary:
@@ -37,25 +37,25 @@ def save(folder: pathlib.Path, model: keras.Model, facts: dict[str, Any]) -> Non
             np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
         if (folder / NAME).exists():
             (folder / PREVIOUS).unlink(missing_ok=True)
-            os.link(folder / NAME, folder / PREVIOUS)  # a second name, so that there always is one whole state
+            os.link(folder / NAME, folder / PREVIOUS)  # a second name, so one complete state always exists
 
 
 def load(folder: pathlib.Path) -> State | None:
-    """Reads the last state that is whole; None where there is none.
+    """Reads the last complete state; None if there is none.
 
     Raises:
-      InputError: where all there are, are damaged.
+      InputError: if all states are damaged.
     """
     damaged = []
     for path in (folder / NAME, folder / PREVIOUS):
         try:
-            with np.load(path) as file:  # its checksums tell a damaged one
+            with np.load(path) as file:  # verifies checksums
                 facts = json.loads(str(file["facts"]))
                 groups = [
                     [file[f"{kind}-{index}"] for index in range(_count(file, kind))] for kind in State._fields[1:]
                 ]
                 if damaged:
-                    print(f"{damaged[0]} is damaged; going on from {path.name}, the one before", flush=True)
+                    print(f"{damaged[0]} is damaged; resuming from the one before, {path.name}", flush=True)
                 return State(facts, *groups)
         except FileNotFoundError:
             pass
@@ -73,7 +73,7 @@ def _count(file, kind: str) -> int:
 
 
 def check(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises InputError, which names each difference, where an interrupted run was about something else."""
+    """Raises InputError, naming each difference, if the interrupted run had other settings."""
     now = json.loads(json.dumps(now))
     differences = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {now.get(name)}"
@@ -84,18 +84,18 @@ def check(before: dict[str, Any], now: dict[str, Any]) -> None:
     ]
     if differences:
         raise InputError(
-            f"--resume: {'; '.join(differences)}; go on with the same flags, or start again without --resume"
+            f"--resume: {'; '.join(differences)}; resume with the same flags, or start again without --resume"
         )
 
 
 def assign(variables: list, arrays: list[np.ndarray]) -> None:
-    """Gives variables their values back.
+    """Restores the values of variables.
 
     Raises:
-      InputError: where the numbers or the shapes differ.
+      InputError: if numbers or shapes differ.
     """
     if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
-        raise InputError("--resume: the kept state is of another network; start again without --resume")
+        raise InputError("--resume: the saved state is of another network; start again without --resume")
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
@@ -108,22 +108,28 @@ def remove(folder: pathlib.Path) -> None:
 class Lock:
     """Keeps other runs out of a folder until this process ends, however it ends.
 
-    Its file stays where a run was killed: it tells that the run is not finished.
+    A killed run leaves the lock's file behind, which shows that the run is not finished.
     """
 
     def __init__(self, folder: pathlib.Path):
-        """Raises InputError where another run has the lock."""
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / ".running"
-        self.was_interrupted = self.path.exists()
+        self.file = None
+
+    def acquire(self) -> bool:
+        """Takes the lock; returns whether the run before was interrupted. Raises InputError if another run has it."""
+        import fcntl  # Linux and macOS only
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        was_interrupted = self.path.exists()
         self.file = self.path.open("w")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.file.close()
             raise InputError(
-                f"--output {folder}: another run is at work there; wait, or name another folder"
+                f"--output {self.path.parent}: another run is writing there; wait, or name another folder"
             ) from error
+        return was_interrupted
 
     def release(self) -> None:
         self.path.unlink(missing_ok=True)

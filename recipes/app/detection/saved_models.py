@@ -11,7 +11,9 @@ import zlib
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from common.files import ROOT, InputError, download, in_one_line
+from app.cli import InputError, one_line
+from app.download import download
+from app.files import ROOT
 
 import tensorflow_hub as hub
 
@@ -19,7 +21,7 @@ ARCHIVES = (".tar.gz", ".tgz")
 
 
 def load(handles: Sequence[str]):
-    """Loads the first SavedModel that can be had; those that were downloaded before come first.
+    """Loads the first SavedModel that is available; those downloaded before come first.
 
     Args:
       handles: each the URL of a model on TensorFlow Hub or Kaggle, a folder with a SavedModel, or a .tar.gz with
@@ -27,7 +29,7 @@ def load(handles: Sequence[str]):
     Returns:
       What `tf.saved_model.load` gives.
     Raises:
-      InputError: where none can be had; it lists why.
+      InputError: if none is available; it lists why.
     """
     reasons, ordered = [], sorted(handles, key=lambda handle: not (_is_url(handle) and _kept(handle).exists()))
     for handle in ordered:
@@ -35,8 +37,8 @@ def load(handles: Sequence[str]):
             return _load(handle)
         except InputError as error:
             reasons.append(str(error))
-        except (OSError, ValueError) as error:  # a file that may not be read, an address that is none
-            reasons.append(f"{handle}: cannot be read ({in_one_line(error)})")
+        except (OSError, ValueError) as error:  # an unreadable file, an invalid address
+            reasons.append(f"{handle}: cannot be read ({one_line(error)})")
         if handle != ordered[-1]:
             print(reasons[-1], flush=True)
     raise InputError("; ".join(reasons))
@@ -47,7 +49,7 @@ def _load(handle: str):
         folder, advice = pathlib.Path(handle), ""
         if _is_url(handle):
             folder = _fetch(handle)
-            advice = f"; remove {folder} to have it downloaded again"
+            advice = f"; remove {folder}, and it will be downloaded again"
         elif folder.is_file():
             _unpack(folder, pathlib.Path(unpacked), handle)
             folder = pathlib.Path(unpacked)
@@ -55,9 +57,9 @@ def _load(handle: str):
             raise InputError(f"{handle}: no such file or folder")
         saved_model = _saved_model(folder, handle)
         try:
-            return hub.load(str(saved_model))  # reads all of it, so that what was unpacked for it may go
+            return hub.load(str(saved_model))  # reads everything, so the unpacked files may go
         except Exception as error:  # protobuf, TensorFlow and the file system raise many kinds
-            raise InputError(f"{handle}: its SavedModel cannot be loaded ({in_one_line(error)}){advice}") from error
+            raise InputError(f"{handle}: its SavedModel cannot be loaded ({one_line(error)}){advice}") from error
 
 
 def _is_url(handle: str) -> bool:
@@ -65,19 +67,19 @@ def _is_url(handle: str) -> bool:
 
 
 def _kept(url: str) -> pathlib.Path:
-    """Where a downloaded model is kept: a folder whose name says where it is from."""
+    """Where a downloaded model is kept: a folder named after its address."""
     name = re.sub(r"[^\w.-]+", "_", url.split("://")[1]).strip("_.").removesuffix(".tar.gz")
     return ROOT / "weights" / (name[-150:] or "model")
 
 
 def _fetch(url: str) -> pathlib.Path:
-    """Downloads and unpacks a model, unless it is there already. Only a whole one gets its name."""
+    """Downloads and unpacks a model, unless it is there already. Only a complete one gets the name."""
     folder, address = _kept(url), url
     if folder.exists():
         return folder
     if not urlsplit(url).hostname:
         raise InputError(f"{url}: not an address")
-    if not urlsplit(url).path.endswith(ARCHIVES):  # a handle: this is how TensorFlow Hub gives out the files
+    if not urlsplit(url).path.endswith(ARCHIVES):  # a handle: TensorFlow Hub serves its files like this
         address += ("&" if urlsplit(url).query else "?") + "tf-hub-format=compressed"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +88,10 @@ def _fetch(url: str) -> pathlib.Path:
             download(address, archive)
             _unpack(archive, unpacked, address)
             _saved_model(unpacked, address)
-            with contextlib.suppress(FileExistsError):  # another run has just brought it
+            with contextlib.suppress(FileExistsError):  # another run has just downloaded it
                 unpacked.rename(folder)
     except OSError as error:
-        raise InputError(f"{url}: the download failed ({in_one_line(error)})") from error
+        raise InputError(f"{url}: the download failed ({one_line(error)})") from error
     return folder
 
 
@@ -103,14 +105,14 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path, origin: str) -> None:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter=plain)
-            while tar.fileobj.read(2**20):  # to the end, where the checksum is
+            while tar.fileobj.read(2**20):  # up to the checksum at the end
                 pass
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise InputError(f"{origin}: not a whole .tar.gz archive") from error
 
 
 def _saved_model(folder: pathlib.Path, origin: str) -> pathlib.Path:
-    """The folder of saved_model.pb: the given one, or one or two levels below, as in archives of the model zoo."""
+    """The folder of saved_model.pb: this one, or one or two levels below, as in the model zoo's archives."""
     for pattern in ("saved_model.pb", "*/saved_model.pb", "*/*/saved_model.pb"):
         if found := sorted(folder.glob(pattern)):
             return found[0].parent

@@ -1,6 +1,6 @@
-"""Speed and memory of the recipes against the plain way (tests/plain.py): `make bench`.
+"""Speed and memory of the recipes against the plain way (plain.py): `make bench`.
 
-    python tests/benchmark.py [pipeline] [step] [inference] [mask] [start]      all of them, or some
+    python tests/measure/benchmark.py [pipeline] [step] [inference] [mask] [start]      all of them, or some
 
 The two ways of a line run in a process each and take turns, one to seven, so that a noisy machine disturbs both alike;
 the one that waits is stopped. "Faster" is the median over the turns. MB is the peak of a process above what it held
@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests")]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests" / "measure")]
 RECIPES = ("unet_scratch", "fcn_vgg16", "unet_mobilenetv2")
 SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
 PIPELINE_IMAGES = 3312
@@ -72,7 +72,7 @@ def timed(work: Callable[[], int]) -> float:
 
 def serve(pipe, is_plain: bool, set_up, arguments) -> None:
     """What a process does: get ready, do a turn whenever it is asked to, and in the end tell its memory."""
-    import common  # noqa: F401
+    import app  # noqa: F401
 
     if is_plain:
         os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)  # TensorFlow's own choice
@@ -123,7 +123,8 @@ def side_by_side(set_up, *arguments) -> list[Measured]:
 
 def pipeline(is_plain, size):
     """Training batches out of as many photos with masks as Oxford-IIIT Pet has to train with."""
-    from common import data, synthetic
+    from app.sources import synthetic
+    from common import data
 
     import plain
     import tensorflow as tf
@@ -140,8 +141,9 @@ def pipeline(is_plain, size):
     if is_plain:
         batches = plain.pipeline(examples, decode, size)
     else:
-        splits = {"train": examples, "validation": examples.take(1), "test": examples.take(1)}
-        batches = data.pipelines(splits, decode, size, plain.BATCH_SIZE, seed=0)["train_from"](0)
+        decoded = examples.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        few, sizes = decoded.take(1), {"image_size": size, "batch_size": plain.BATCH_SIZE}
+        batches = data.from_datasets(decoded, few, few, ("pet", "background", "border"), **sizes).train
     iterator = iter(batches)
 
     def turn(steps=100):
@@ -157,28 +159,30 @@ def step(is_plain, recipe, size, batch_size):
     """A training step by `train_on_batch`: forward, backward, update, metrics; ours has Dice and mean IoU more."""
     import importlib
 
-    from common import losses, optimizers, runs, scores
+    from app import device
+    from app.cpu import layers, optimizer
+    from common import losses, scores
 
+    import keras
     import numpy as np
     import plain
 
     before = baseline()
-    device = runs.prepare(
-        argparse.Namespace(seed=0, precision="float32" if is_plain else "auto", batch_size=batch_size)
-    )
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("float32" if is_plain else device.best_precision([]))
     module = importlib.import_module(recipe)
     model = module.build_model(size, 3)
     if is_plain:
         plain.compile_model(model)
     else:
-        model = device.adapt(model)
+        model = layers.swap_in(model)
         if hasattr(module, "freeze_first_blocks"):
             module.freeze_first_blocks(model)
         model.compile(
-            optimizers.Adam(optimizers.warm_up_and_cosine(1e-3, 1000)),
+            optimizer.FusedAdam(losses.warm_up_and_cosine(1e-3, 1000)),
             losses.CrossEntropyAndDice(),
-            metrics=[scores.PixelAccuracy(3), scores.MeanIoU(3)],
-            jit_compile=device.jit_compile,
+            metrics=scores.metrics(3),
+            jit_compile=False,
         )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, size, size, 3)).astype(np.uint8)
@@ -231,7 +235,7 @@ def operations(model) -> int:
 
 def inference(is_plain, batch_size):
     """The probabilities of photos at 192 px by the weights that come with the project."""
-    from common import predict
+    from app.photos import network
 
     import keras
     import numpy as np
@@ -243,9 +247,8 @@ def inference(is_plain, batch_size):
         model = unet_mobilenetv2.build_model(size, 3)
         model.load_weights(weights)
     else:
-        args = argparse.Namespace(recipe="unet_mobilenetv2", weights=weights)
-        network = predict.load(args, unet_mobilenetv2.build_model)
-        assert network.size == size
+        trained = network.load("unet_mobilenetv2", unet_mobilenetv2.build_model, weights)
+        assert trained.size == size
     photos = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32)
 
     def turn():
@@ -253,7 +256,7 @@ def inference(is_plain, batch_size):
             if is_plain:
                 keras.ops.softmax(model.predict(photos, verbose=0)).numpy()
             else:
-                network.probabilities(photos)
+                trained.probabilities(photos)
         return 8
 
     turn()  # traces
@@ -262,7 +265,9 @@ def inference(is_plain, batch_size):
 
 def mask_rcnn(is_plain, width, height):
     """From a photo to its files, around a network that gives 100 detections, of which 20 are sure enough."""
-    from common import instances, photos, synthetic
+    from app.detection import instances, label_map
+    from app.photos import photos
+    from app.sources import synthetic
 
     import cv2
     import mask_rcnn_hub
@@ -281,7 +286,7 @@ def mask_rcnn(is_plain, width, height):
     }
     answer = {name: value.astype(np.float32) for name, value in answer.items()}
     tensors = {name: tf.constant(value) for name, value in answer.items()}
-    names = instances.read_label_map(mask_rcnn_hub.LABELS)
+    names = label_map.read(mask_rcnn_hub.LABELS)
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
 
     def draw(name, width, height):
@@ -311,7 +316,7 @@ def start_up() -> list[Measured]:
     """From the command to the end of the first training step, on drawn pets. The memory is that of all of it."""
     own = [ROOT / "recipes" / "unet_scratch.py", "--data", "synthetic", "--image-size", 128, "--limit", 16]
     own += ["--epochs", 1, "--output", os.environ["BENCHMARK_FOLDER"]]
-    ways = [(command, Measured([], [], 0, 0.0)) for command in (own, [ROOT / "tests" / "plain.py"])]
+    ways = [(command, Measured([], [], 0, 0.0)) for command in (own, [ROOT / "tests" / "measure" / "plain.py"])]
     for _ in range(STARTS):
         for index, (command, measured) in enumerate(ways):
             began, seen = time.perf_counter(), b""

@@ -1,44 +1,45 @@
-"""What each part of unet_mobilenetv2 brings: four trainings of six epochs. `python tests/ablation.py FLAGS...`
+"""What each part of unet_mobilenetv2 contributes: `python tests/measure/ablation.py FLAGS...` trains four variants.
 
-The flags are those of the recipe, such as --image-size or --data-dir; `python tests/ablation.py VARIANT FLAGS...` does
-one of the four. The runs and a figure of their curves lie in output/ablation/. The table is of the validation photos;
-each run scores the test photos too, as every training does, but nothing is judged by them.
+Each variant trains six epochs with the flags of the recipe, such as --image-size or --data-dir; with the name of a
+variant before the flags, only that one is trained. Runs and curves go to output/ablation/. The table compares the best
+epochs on the validation photos; the test scores that each run also writes are not used.
 """
 
 import pathlib
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "ablation"
 sys.path.insert(0, str(ROOT / "recipes"))
-VARIANTS = {  # the later of two equal flags counts
-    "fine_tuned": ("--epochs", "1", "--fine-tune-epochs", "5"),
-    "frozen_only": ("--epochs", "6", "--fine-tune-epochs", "0"),
-    "no_augmentation": ("--epochs", "1", "--fine-tune-epochs", "5"),
-    "random_start": ("--epochs", "1", "--fine-tune-epochs", "5", "--backbone-weights", "none"),
+VARIANTS = {  # the last of two equal flags wins
+    "fine_tuned": ("--epochs", "6", "--frozen-epochs", "1"),
+    "frozen_only": ("--epochs", "6", "--frozen-epochs", "6"),
+    "no_augmentation": ("--epochs", "6", "--frozen-epochs", "1"),
+    "random_start": ("--epochs", "6", "--backbone-weights", "none"),
 }
 
 
 def train(name: str, flags: list[str]) -> None:
-    from common import data, runs
+    import app  # noqa: F401  before TensorFlow
+    from common import data
 
     import unet_mobilenetv2
 
     if name == "no_augmentation":
         data.augment = lambda images, labels, **_: (images, labels)
     sys.argv = [unet_mobilenetv2.__file__, *flags, *VARIANTS[name], "--output", str(OUTPUT / name)]
-    runs.start(unet_mobilenetv2.main)
+    unet_mobilenetv2.main()
 
 
 def table(folder: pathlib.Path) -> str:
     """A Markdown table of the runs in a folder: their best epochs on the validation photos."""
-    from common import plots
+    from app.training import report
 
     lines = ["| | pixel accuracy | mean IoU |", "|---|---|---|"]
     for name in VARIANTS:
         if (folder / name / "history.csv").exists():
-            history = plots.read_history(folder / name / "history.csv").history
+            history = report.read_history(folder / name / "history.csv").history
             mean_iou, accuracy = max(zip(history["val_mean_iou"], history["val_accuracy"], strict=True))
             lines.append(f"| {name.replace('_', ' ')} | {accuracy:.3f} | {mean_iou:.3f} |")
     return "\n".join(lines) + "\n"
@@ -50,9 +51,9 @@ def main() -> None:
     for name in VARIANTS:
         subprocess.run([sys.executable, __file__, name, *sys.argv[1:]], check=True)
 
-    from common import plots
+    from app.training import report
 
-    plots.comparison(OUTPUT)
+    report.comparison(OUTPUT)
     print(table(OUTPUT))
 
 

@@ -1,0 +1,22 @@
+"""What makes a recipe a program; a reader of the recipes need not open it.
+
+Import it before TensorFlow and matplotlib, which read these settings once, when they load.
+"""
+
+import os
+import pathlib
+import platform
+import warnings
+
+# Without an NVIDIA driver (/dev/dxg on WSL) TensorFlow's warning that it finds none is noise; with one it is news.
+has_driver = any(pathlib.Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/dxg"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_driver else "3")
+if platform.machine() in ("x86_64", "AMD64"):
+    # TensorFlow turns oneDNN on only for CPUs with AVX512-VNNI; others train up to twice as fast with it too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # the recipes report unreadable files themselves
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files, also without a screen
+warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # Python 3.10 nears its end of life
+warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks

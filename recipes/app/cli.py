@@ -1,0 +1,117 @@
+"""The command line: a program's start and end, kinds of flags, tables, and mistakes reported in one line."""
+
+import argparse
+import functools
+import os
+import pathlib
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+from app import download
+
+import requests
+from tqdm import tqdm
+
+LARGEST = 2**31  # TensorFlow's integers end here
+
+
+class InputError(Exception):
+    """A mistake that the user can fix: a wrong flag, file or folder. The text says what is wrong and what to do."""
+
+
+def program(stop_advice: str) -> Callable:
+    """Decorates a recipe's main(), which may return an exit status: mistakes become one line on stderr.
+
+    The exit status is 2 for an InputError, 1 for a file that cannot be read or written, 130 for Ctrl-C, which also
+    prints `stop_advice`. `python -X dev` adds the traceback. Any other exception is a fault of the code and keeps it.
+    """
+
+    def decorate(main):
+        @functools.wraps(main)
+        def run():
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names can contain anything
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it where a person types Ctrl-C
+            try:
+                sys.exit(main() or 0)
+            except InputError as error:
+                report(str(error))
+                sys.exit(2)
+            except OSError as error:  # a full disk, a folder that disappeared
+                report(f"{error.filename or 'a file'}: {one_line(error)}; everything finished before is kept")
+                sys.exit(1)
+            except KeyboardInterrupt:
+                report(f"stopped; {stop_advice}")
+                sys.stdout.flush()
+                os._exit(130)  # at once: reader threads may be waiting for the interpreter
+
+        return run
+
+    return decorate
+
+
+def report(mistake: str) -> None:
+    """Prints a mistake on stderr, in one line; a progress bar on the screen stays intact."""
+    if sys.flags.dev_mode and sys.exc_info()[0]:
+        traceback.print_exc()
+    tqdm.write(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(mistake.split())}", file=sys.stderr)
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error, as part of a line."""
+    request = getattr(error, "request", None)
+    if isinstance(error, requests.exceptions.ChunkedEncodingError) or "IncompleteRead" in str(error):
+        return "the connection broke in the middle of the file"
+    if isinstance(error, requests.ConnectionError | requests.Timeout):
+        host = urlsplit(request.url).hostname if request else "the server"
+        return f"no connection to {host}, or no answer for {download.TIMEOUT} s"
+    return " ".join(str(error).split())[:600] or type(error).__name__
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows of cells in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows the recipe's docstring as its help; a wrong flag raises InputError."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        raise InputError(f"{message.removeprefix('argument ')} (--help lists the flags)")
+
+
+def positive(kind: type) -> Callable[[str], float]:
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < LARGEST:
+            wanted = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text} is not a {wanted} above zero and below {LARGEST}")
+        return value
+
+    return parse
+
+
+def fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    return value
+
+
+def whole(text: str) -> int:
+    if not text.isdecimal() or int(text) >= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {LARGEST - 1}")
+    return int(text)

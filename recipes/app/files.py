@@ -1,0 +1,87 @@
+"""Files that are either complete or absent."""
+
+import contextlib
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Iterator
+
+from app.cli import InputError
+
+HOST = platform.node().partition(".")[0][:20] or "host"  # several machines may share a disk
+ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, with output/ and weights/
+
+
+def shown(path: pathlib.Path) -> pathlib.Path:
+    """A path as a person would type it: relative to the working directory if it lies below."""
+    path = path.resolve()
+    return path.relative_to(pathlib.Path.cwd()) if path.is_relative_to(pathlib.Path.cwd()) else path
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`, with the same ending, and renames it to `path` if the block succeeds.
+
+    A reader sees the old file or the complete new one, never a partial one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{HOST}-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # otherwise a power failure could leave the name without the content
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None:  # report the name that the user knows
+            error.filename = str(path)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes the temporary files of `replacing` whose process was killed."""
+    for path in folder.glob(f".{HOST}-*"):
+        owner = path.name.removeprefix(f".{HOST}-").partition("-")[0]
+        if owner.isdecimal():
+            try:
+                os.kill(int(owner), 0)  # only asks whether the process exists
+            except ProcessLookupError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                pass
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(folder: pathlib.Path, flag: str) -> None:
+    """Checks that a folder can be written to, before hours of work depend on it. Leaves no trace.
+
+    Raises:
+      InputError: which names `flag`, if the folder is a file or cannot be written to.
+    """
+    missing = []
+    try:
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        for attempt in range(5):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with tempfile.TemporaryFile(dir=folder):
+                    break
+            except FileNotFoundError:  # another worker, checking the same folder, has just removed it
+                if attempt == 4:
+                    raise
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{flag} {folder}: {error.filename} is a file; name a folder") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{flag} {folder}: cannot write there ({reason}); name another folder") from error
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()

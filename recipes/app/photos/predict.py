@@ -1,0 +1,101 @@
+"""--predict: a trained recipe segments a person's own photos and videos, at their own size."""
+
+import functools
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from app import device
+from app.cli import InputError
+from app.files import replacing, shown
+from app.photos import cutout, journal, network, photos, video
+from common import masks
+
+import keras
+import numpy as np
+from PIL import Image
+
+
+def run(
+    recipe: str,
+    build_model: Callable[[int, int], keras.Model],
+    paths: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    weights: pathlib.Path | None = None,
+    shard: tuple[int, int] | None = None,
+    resume: bool = False,
+) -> int:
+    """Segments photos, folders of them, and videos; returns the exit status.
+
+    A photo gives NAME_mask.png (a palette image of class ids), NAME_overlay.png, NAME_cutout.png (everything but the
+    background) and a line of predictions.jsonl; a video gives NAME_overlay.mp4 and such a line.
+
+    Args:
+      recipe, build_model: the recipe, and what builds its network.
+      paths: photos, folders or videos.
+      output: the folder to write to.
+      weights: the trained weights; None for those of the recipe.
+      shard: (I, N) does the I-th of N parts.
+      resume: leaves out what is done already; a shard always does.
+    """
+    tally = photos.Tally()
+    pictures, videos = photos.find_all(paths, output, tally, videos=True)
+    if not pictures and not videos:
+        return tally.exit_status()
+    part, parts = shard or (1, 1)
+    pictures, videos = pictures[part - 1 :: parts], videos[part - 1 :: parts]
+    found = len(pictures) + len(videos)
+    where = device.description(device.gpu_details())  # before anything else uses it
+    trained = network.load(recipe, build_model, weights)
+    lines = journal.Journal(output, trained.class_names, journal.fingerprint(trained.file), shard)
+    if resume or shard:
+        missing = set(lines.missing(pictures + videos))
+        pictures, videos = ([item for item in items if item in missing] for items in (pictures, videos))
+        tally.succeed(found - len(missing))
+    names = ", ".join(trained.class_names[:6]) + (", ..." if len(trained.class_names) > 6 else "")
+    what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {tally.done}"
+    print(f"{recipe} | {what} | {shown(trained.file)}, {trained.size} px: {names} | {where}", flush=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in network.batches(photos.read_all(pictures, tally), lambda photo: photo.pixels):
+            began = time.perf_counter()
+            answers = trained.segment([photo.pixels for photo in batch])
+            results = list(pool.map(functools.partial(_write, output, trained.class_names), batch, answers))
+            seconds = (time.perf_counter() - began) / len(batch)
+            for photo, shares in zip(batch, results, strict=True):
+                lines.add(photo.path, photo.pixels.shape[1::-1], shares, seconds)
+                tally.succeed()
+    for path, name in videos:
+        began = time.perf_counter()
+        try:
+            size, count, shares = video.write(output / f"{name}_overlay.mp4", path, trained)
+        except InputError as error:
+            tally.fail(str(error))
+        else:
+            lines.add(path, size, shares, time.perf_counter() - began, frames=count)
+            tally.succeed()
+    if tally.done:
+        lines.print()
+        print(f"pictures and {lines.path.name} are in {shown(output)}")
+    return tally.exit_status()
+
+
+def _write(
+    folder: pathlib.Path, class_names: Sequence[str], photo: photos.Photo, probabilities: np.ndarray
+) -> np.ndarray:
+    """Writes the pictures of one photo; returns the share of each class."""
+    label, foreground = cutout.enlarge(photo.pixels, probabilities, class_names)
+    mask = Image.fromarray(label)
+    mask.putpalette(masks.palette(class_names).tobytes())
+    with replacing(folder / f"{photo.name}_mask.png") as temporary:
+        mask.save(temporary)
+    photos.write(folder / f"{photo.name}_overlay.png", cutout.overlay(photo.pixels, label, class_names))
+    path = folder / f"{photo.name}_cutout.png"
+    if foreground is None:
+        path.unlink(missing_ok=True)  # left by other weights
+    else:
+        photos.write(path, np.dstack([photo.pixels, cutout.alpha(foreground)]))
+    return np.bincount(label.ravel(), minlength=len(class_names)) / label.size

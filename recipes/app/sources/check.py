@@ -1,0 +1,33 @@
+"""--check-data: what a folder holds, and every problem in it."""
+
+import pathlib
+
+from app.cli import InputError, print_table
+from app.sources import folder
+
+import numpy as np
+
+
+def report(path: pathlib.Path) -> None:
+    """Prints what a folder holds, with every remark and problem.
+
+    Raises:
+      InputError: if it has problems.
+    """
+    found = folder.survey(path)
+    print(f"{path}: {len(found.sizes)} pairs can be used, {len(found.train)} to train with, {len(found.test)} to test")
+    if found.sizes:
+        smallest, largest = (pick(found.sizes, key=np.prod) for pick in (min, max))
+        print("sizes: {} x {} to {} x {} pixels".format(*smallest, *largest))
+        shares = found.pixels / max(1, found.pixels.sum())
+        table = [("class", "id", "value in the masks", "share of pixels")]
+        for index, (name, share) in enumerate(zip(found.class_names, shares, strict=True)):
+            values = ", ".join(map(str, np.flatnonzero(found.ids == index)))
+            table.append((name, str(index), values, f"{share:.2%}"))
+        print_table(table)
+    for title, lines in (("remarks", found.remarks), ("problems", found.problems)):
+        print(f"{title}: {len(lines) or 'none'}")
+        for line in lines:
+            print(f"  {line}")
+    if found.problems:
+        raise InputError(f"--data {path}: not fit for training, problems: {len(found.problems)}; fix or remove them")

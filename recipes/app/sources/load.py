@@ -1,0 +1,42 @@
+"""Loads the data set that --data names."""
+
+import pathlib
+
+from app.cli import InputError
+from app.sources import folder, pets, synthetic
+from common import data as pipelines
+
+import tensorflow as tf
+
+NAMES = ("oxford_iiit_pet", "synthetic")
+
+
+def load(
+    data: str, image_size: int, batch_size: int, *, seed: int = 0, limit: int | None = None, data_dir: str | None = None
+) -> pipelines.Data:
+    """Builds the pipelines of a data set.
+
+    Args:
+      data: one of NAMES, or a folder as in folder.py.
+      image_size: side in pixels to which images and labels are resized.
+      batch_size: images in a batch.
+      seed: fixes the validation images (a tenth), the order and the augmentation.
+      limit: at most this many images of each split.
+      data_dir: where tensorflow-datasets keeps its data; None for its default.
+    Raises:
+      InputError: for an unknown name, data that is missing and cannot be downloaded, or a folder with problems.
+    """
+    if data == "oxford_iiit_pet":
+        source = pets.source(data_dir)
+    elif data == "synthetic":
+        source = synthetic.source(image_size, seed)
+    elif pathlib.Path(data).is_dir():
+        source = folder.source(pathlib.Path(data), seed)
+    else:
+        raise InputError(f"--data {data}: no such data set or folder; there are {' and '.join(NAMES)}")
+    splits = [*pipelines.split(source.train, source.validation_share, seed), source.test]
+    if limit:
+        splits = [examples.take(limit) for examples in splits]
+    train, validation, test = (examples.map(source.decode, num_parallel_calls=tf.data.AUTOTUNE) for examples in splits)
+    sizes = {"image_size": image_size, "batch_size": batch_size}
+    return pipelines.from_datasets(train, validation, test, source.class_names, **sizes, seed=seed)

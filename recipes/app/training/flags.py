@@ -1,0 +1,108 @@
+"""The command line that all training recipes share."""
+
+import argparse
+import pathlib
+import re
+
+from app.cli import InputError, Parser, positive, whole
+from app.files import ROOT, check_writable
+from app.models import SIZE_STEP
+
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+DEFAULT_DATA = "oxford_iiit_pet"
+
+
+def parse(
+    recipe: str,
+    doc: str,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    frozen_epochs: int | None = None,
+    has_encoder: bool = False,
+) -> argparse.Namespace:
+    """Reads the command line.
+
+    Args:
+      recipe: names the output folder and the trained model.
+      doc: the recipe's docstring, shown by --help.
+      epochs, batch_size, learning_rate, frozen_epochs: the recipe's defaults; None leaves --frozen-epochs out.
+      has_encoder: whether the recipe has a pretrained encoder, and so --backbone-weights.
+    Returns:
+      All flags, and `model`: the path of the trained model. With the default data and output that is
+      weights/RECIPE.keras, with other data weights/RECIPE-DATA.keras; with --output it is in that folder.
+    Raises:
+      InputError: for a wrong flag, or a folder that cannot be written to.
+    """
+    parser = Parser(doc)
+    add = parser.add_argument
+    add("--data", default=DEFAULT_DATA, metavar="D", help=f"{DEFAULT_DATA} (default), synthetic, or a folder")
+    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
+    add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
+    add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
+    if frozen_epochs is not None:
+        text = f"the first K epochs with the encoder frozen, default {frozen_epochs}"
+        add("--frozen-epochs", type=whole, default=frozen_epochs, metavar="K", help=text)
+    if has_encoder:
+        text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
+        add("--backbone-weights", default="imagenet", metavar="W", help=text)
+    add("--batch-size", type=positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
+    add("--learning-rate", type=positive(float), default=learning_rate, metavar="X", help=f"default {learning_rate}")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest the device is good at")
+    add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
+    add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
+    text = f"default output/{recipe}, with other data output/{recipe}-DATA"
+    add("--output", type=pathlib.Path, metavar="DIR", help=text)
+    add("--resume", action="store_true", help="resume an interrupted run after its last finished epoch")
+    text = "segment your own photos, folders of them, or videos, instead of training"
+    add("--predict", nargs="+", type=pathlib.Path, metavar="PATH", help=text)
+    text = "with --predict: do only the I-th of N parts, and of it what is missing"
+    add("--shard", type=_shard, metavar="I/N", help=text)
+    text = f"trained weights for --predict (default weights/{recipe}.keras)"
+    add("--weights", type=pathlib.Path, metavar="FILE", help=text)
+    add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
+    args = parser.parse_args()
+    if args.weights and not args.predict:
+        raise InputError("--weights: goes with --predict; a training starts from --backbone-weights")
+    if args.shard and not args.predict:
+        raise InputError("--shard: goes with --predict; TF_CONFIG divides a training between machines")
+    if args.check_data and args.predict:
+        raise InputError("--check-data: only checks; leave --predict out")
+    if args.check_data and not pathlib.Path(args.data).is_dir():
+        raise InputError(f"--check-data: checks a folder, and {args.data} is none; name one with --data DIR")
+    name = recipe if args.data == DEFAULT_DATA else f"{recipe}-{_data_name(args.data)}"
+    args.model = (
+        args.output.resolve() if args.output else ROOT / "weights"
+    ) / f"{recipe if args.output else name}.keras"
+    if not args.output:
+        args.output = ROOT / "output" / name
+        if args.predict:
+            args.output /= "predictions"  # beside what the training wrote
+    args.output = args.output.resolve()
+    if not args.check_data:
+        check_writable(args.output, "--output")
+    if not (args.predict or args.check_data):
+        check_writable(args.model.parent, "weights folder")
+    return args
+
+
+def _data_name(data: str) -> str:
+    """What distinguishes runs on other data: "synthetic", or the folder's name."""
+    return re.sub(r"[^\w.-]+", "_", pathlib.Path(data).resolve().name).strip("_.") or "data"
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= whole(parts)):
+        raise argparse.ArgumentTypeError(f"{text} is not a part like 1/8, the first of eight")
+    return int(part), int(parts)
+
+
+def _image_size(text: str) -> int:
+    size = int(positive(int)(text))
+    if size % SIZE_STEP:
+        below = size // SIZE_STEP * SIZE_STEP
+        near = " or ".join(str(multiple) for multiple in (below, below + SIZE_STEP) if multiple)
+        raise argparse.ArgumentTypeError(f"{size} is not a multiple of {SIZE_STEP}; use {near}")
+    return size

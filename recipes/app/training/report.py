@@ -1,0 +1,132 @@
+"""The end of a training: test scores, mosaics, curves, metrics.json, and the closing table."""
+
+import csv
+import json
+import pathlib
+from types import SimpleNamespace
+
+from app import files
+from app.cli import InputError
+from common import masks, plots, scores
+from common.data import Data
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+MOSAIC_IMAGES = 64  # the mosaics choose from the first test images
+MOSAIC_ROWS = 4
+
+
+def score(model_path: pathlib.Path, data: Data) -> tuple[dict, list[masks.Example]]:
+    """Runs a saved model over the test split once: its scores, and the first MOSAIC_IMAGES as examples."""
+    try:
+        model = keras.saving.load_model(model_path)
+    except ValueError as error:
+        raise InputError(f"{model_path}: deleted or damaged before it could be scored; train again") from error
+    num_classes = len(data.class_names)
+    confusion, examples = scores.ConfusionMatrix(num_classes), []
+    predict = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+    progress = keras.utils.Progbar(int(data.test.cardinality()), unit_name="test batch")
+    for images, labels in data.test:
+        logits = predict(images)
+        confusion.update_state(labels, logits)
+        if len(examples) < MOSAIC_IMAGES:
+            predictions = np.argmax(logits, axis=-1).astype(np.uint8)
+            for image, label, prediction in zip(images.numpy(), labels.numpy(), predictions, strict=True):
+                matrix = scores.confusion_matrix(label, prediction, num_classes)
+                iou = scores.report(matrix, data.class_names)["mean_iou"]
+                if iou is not None:  # None: every pixel is ignored
+                    examples.append(masks.Example(image, label, prediction, iou))
+        progress.add(1)
+    test = {"images": data.counts["test"], **scores.report(np.array(confusion.matrix), data.class_names)}
+    return test, examples[:MOSAIC_IMAGES]
+
+
+def mosaics(
+    folder: pathlib.Path, examples: list[masks.Example], class_names: tuple[str, ...], title: str
+) -> list[pathlib.Path]:
+    """Saves mosaics of the best, the median and the worst examples; returns their paths."""
+    if not examples:
+        return []
+    ranked = sorted(examples, key=lambda example: -example.iou)
+    rows = min(MOSAIC_ROWS, len(ranked))
+    middle = (len(ranked) - rows) // 2
+    chosen = {"best": ranked[:rows], "median": ranked[middle : middle + rows], "worst": ranked[-rows:]}
+    paths = []
+    for rank, rank_examples in chosen.items():
+        paths.append(folder / f"mosaic_{rank}.png")
+        with files.replacing(paths[-1]) as temporary:
+            masks.mosaic(temporary, rank_examples, class_names, f"{title}: {rank} of {len(ranked)} test images")
+    return paths
+
+
+def read_history(path: pathlib.Path) -> SimpleNamespace:
+    """Reads a history.csv as what `fit` returned: `.epoch` counts from 0, `.history` has a list per metric."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    history = {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+    return SimpleNamespace(epoch=[int(row["epoch"]) - 1 for row in rows], history=history)
+
+
+def curves(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Draws loss.png, accuracy.png and mean_iou.png from the folder's history.csv; returns their paths."""
+    history = read_history(folder / "history.csv")
+    paths = [folder / f"{metric}.png" for metric in plots.METRICS]
+    for metric, path in zip(plots.METRICS, paths, strict=True):
+        with files.replacing(path) as temporary:
+            plots.curves(temporary, history, metric, title=folder.name)
+    return paths
+
+
+def comparison(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Compares the finished runs in a folder's subfolders: comparison.png (curves) and comparison.md (scores).
+
+    Returns:
+      The paths written; none for fewer than two runs.
+    """
+    rows, histories = {}, {}
+    for run in sorted(path.parent for path in folder.glob("*/metrics.json")):
+        try:
+            rows[run.name] = _row(run.name, json.loads((run / "metrics.json").read_text()))
+            histories[run.name] = read_history(run / "history.csv")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            rows.pop(run.name, None)  # unfinished, or not one of these recipes
+    if len(rows) < 2:
+        return []
+    with files.replacing(folder / "comparison.png") as temporary:
+        plots.comparison(temporary, histories)
+    head = "| run | data | size | epochs | minutes | pixel accuracy | mean IoU | pet IoU (border counts as pet) |"
+    ranked = [line for _, line in sorted(rows.values())]
+    files.write_text(folder / "comparison.md", "\n".join([head, "|---" * 8 + "|", *ranked]) + "\n")
+    return [folder / "comparison.png", folder / "comparison.md"]
+
+
+def _row(name: str, metrics: dict) -> tuple[tuple, str]:
+    """A run's place in the table, and its line: by data and image size, which make scores comparable; best first."""
+    config, train, test = metrics["config"], metrics["train"], metrics["test"]
+    place = str(config["data"]), int(config["image_size"]), -float(test["mean_iou"] or 0)
+    cells = [name, config["data"], f"{config['image_size']} px", train["epochs"], f"{train['seconds'] / 60:.0f}"]
+    figures = [test["pixel_accuracy"], test["mean_iou"], test.get("pet_iou_binary")]
+    cells += ["" if figure is None else f"{figure:.3f}" for figure in figures]
+    return place, "| " + " | ".join(map(str, cells)) + " |"
+
+
+def print_table(metrics: dict, model_path: pathlib.Path, command: str, pictures: list[pathlib.Path]) -> None:
+    test, train = metrics["test"], metrics["train"]
+    fraction = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
+    mean = {key: np.mean([value for value in test[key].values() if value is not None]) for key in ("iou", "dice")}
+    print(f"\n{'test, ' + str(test['images']) + ' images':<22}{'IoU':>8}{'Dice':>8}")
+    for name in test["iou"]:
+        print(f"{name:<22}{fraction(test['iou'][name]):>8}{fraction(test['dice'][name]):>8}")
+    print(f"{'mean':<22}{fraction(mean['iou']):>8}{fraction(mean['dice']):>8}")
+    print(f"{'pixel accuracy':<22}{fraction(test['pixel_accuracy']):>8}")
+    if "pet_iou_binary" in test:
+        print(f"{'pet IoU with border':<22}{fraction(test['pet_iou_binary']):>8}")
+    print(
+        f"{'training':<22}{train['epochs']} epochs, {train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s"
+    )
+    print(f"{'model':<22}{files.shown(model_path)}")
+    print(f"{'use it':<22}{command}")
+    for number, picture in enumerate(pictures):
+        print(f"{'open these' if number == 0 else '':<22}{files.shown(picture)}")

@@ -1,0 +1,187 @@
+"""A run: one training, from its command line to its report."""
+
+import functools
+import json
+import os
+import pathlib
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from app import device, files
+from app.cpu import layers
+from app.photos import predict
+from app.sources import check, load
+from app.training import cluster, encoders, flags, recorder, report, state
+from common.data import Data
+
+import keras
+import matplotlib
+import numpy as np
+import tensorflow as tf
+
+STOP_ADVICE = "finished epochs are kept, and the same command with --resume goes on"
+
+
+def start(
+    recipe: str,
+    doc: str,
+    build_model: Callable[..., keras.Model],
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    frozen_epochs: int | None = None,
+    encoder: encoders.Encoder | None = None,
+) -> "Run":
+    """Reads the command line and prepares the training; with --check-data or --predict does that, and exits.
+
+    Args:
+      recipe: its name, which names its files.
+      doc: its docstring, shown by --help.
+      build_model: called with an image size and a number of classes.
+      epochs, batch_size, learning_rate, frozen_epochs: the recipe's defaults.
+      encoder: the pretrained part, if there is one.
+    Raises:
+      InputError: for a wrong flag or unusable input.
+    """
+    args = flags.parse(
+        recipe,
+        doc,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        frozen_epochs=frozen_epochs,
+        has_encoder=encoder is not None,
+    )
+    if args.check_data:
+        sys.exit(check.report(pathlib.Path(args.data)))
+    if args.predict:
+        own = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
+        sys.exit(predict.run(recipe, build_model, args.predict, args.output, **own))
+    gpus = device.gpu_details()  # before anything else uses them
+    team = cluster.assemble(args.batch_size)
+    if not team.is_chief:
+        keras.utils.disable_interactive_logging()
+    keras.utils.set_random_seed(args.seed)
+    keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
+    weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
+    return Run(recipe, vars(args), gpus, team, weights)
+
+
+class Run:
+    """A training as the command line describes it.
+
+    Attributes:
+      image_size, epochs, learning_rate: the flags.
+      frozen_epochs: how many of the epochs have the encoder frozen; none if it starts random.
+      encoder_weights: the file of the encoder's pretrained weights, or None.
+      jit_compile: whether XLA should compile the training step.
+      recorder: the callback for `fit`, once the data is loaded.
+    """
+
+    def __init__(
+        self,
+        recipe: str,
+        config: dict[str, Any],
+        gpus: list[dict],
+        team: cluster.Team,
+        encoder_weights: pathlib.Path | None = None,
+    ):
+        """`config` has a value for each flag, and "model", the path of the trained model."""
+        self.recipe, self.config, self.team, self.encoder_weights = recipe, config, team, encoder_weights
+        self.image_size, self.epochs, self.learning_rate = (
+            config[name] for name in ("image_size", "epochs", "learning_rate")
+        )
+        self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if encoder_weights else 0
+        self.has_gpu = bool(gpus)
+        # XLA speeds up a GPU; on a CPU it replaces oneDNN's convolutions and takes up to four times as long.
+        self.jit_compile = self.has_gpu and team.strategy.num_replicas_in_sync == 1
+        worker = f" | worker {team.worker + 1} of {team.workers}" if team.workers > 1 else ""
+        self.device = f"{device.description(gpus)} | {keras.config.dtype_policy().name}{worker}"
+        self.recorder = None
+
+    @property
+    def finished_epochs(self) -> int:
+        return self.recorder.finished_epochs
+
+    def load_data(self) -> Data:
+        """Loads the data, prints the line that says what is trained on what, and begins or resumes the run.
+
+        Raises:
+          InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
+            other settings.
+        """
+        config = self.config
+        names = ("data", "image_size", "batch_size", "seed", "limit", "data_dir")
+        data = load.load(**{name: config[name] for name in names})
+        counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
+        print(f"{self.recipe} | {config['data']}, {self.image_size} px: {counts} | {self.device}", flush=True)
+        about = {name: config[name] for name in state.FLAGS if name in config}
+        about |= {"precision": keras.config.dtype_policy().name}
+        about |= {"images": data.counts, "classes": list(data.class_names)}
+        self.recorder = recorder.begin(
+            config["output"], config["model"], data.class_names, about, self.team, config["resume"]
+        )
+        return data
+
+    def scope(self):
+        """The context in which to build and compile the model: the devices it is trained on."""
+        return self.team.strategy.scope()
+
+    def adapt(self, model: keras.Model) -> keras.Model:
+        """The model to train here: on a CPU with faster layers, on several devices with shared batch statistics."""
+        return self.team.adapt(model if self.has_gpu else layers.swap_in(model))
+
+    def batches(self, data: Data):
+        """The training batches for `fit`, from the first unfinished epoch on."""
+        pipeline = functools.partial(data.train_from, self.finished_epochs * data.steps_per_epoch)
+        return self.team.share(pipeline, self.config["batch_size"])
+
+    def validation(self, data: Data):
+        """The validation batches for `fit`."""
+        return self.team.all_of(data.validation)
+
+    def report(self, data: Data) -> None:
+        """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
+        if not self.team.is_chief:
+            return
+        config, output, model_path = self.config, self.config["output"], self.config["model"]
+        test, examples = report.score(model_path, data)
+        done = self.recorder
+        trained = config["batch_size"] * data.steps_per_epoch * done.finished_epochs
+        metrics = {
+            "recipe": self.recipe,
+            "test": test,
+            "train": {
+                "images": data.counts["train"],
+                "epochs": done.finished_epochs,
+                "seconds": round(done.seconds, 1),  # of `fit`, with the validation after each epoch
+                "images_per_second": round(trained / done.training_seconds, 2),  # of the training steps alone
+            },
+            "device": self.device,
+            "config": {
+                name: str(value) if isinstance(value, pathlib.Path) else value for name, value in config.items()
+            },
+            "versions": {
+                "python": platform.python_version(),
+                **{library.__name__: library.__version__ for library in (tf, keras, np, matplotlib)},
+            },
+        }
+        files.write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        pictures = report.mosaics(output, examples, data.class_names, f"{self.recipe} on {config['data']}")
+        pictures += report.curves(output)
+        if output.parent == files.ROOT / "output":
+            pictures += report.comparison(output.parent)
+        done.lock.release()
+        state.remove(output)
+        report.print_table(metrics, model_path, self._predict_command(), pictures)
+
+    def _predict_command(self) -> str:
+        """The command that uses the trained model."""
+        command = ["python", os.path.relpath(sys.argv[0]), "--predict", "PHOTO"]
+        if self.config["model"] != files.ROOT / "weights" / f"{self.recipe}.keras":
+            command += ["--weights", str(files.shown(self.config["model"]))]
+        return shlex.join(command)
