@@ -5,6 +5,7 @@ import weakref
 
 from app import files, models
 from app.photos import cutout, network, photos
+from app.photos.video import frames
 from app.sources import load, synthetic
 from common import masks, scores
 
@@ -174,7 +175,7 @@ def test_a_video(command_line, weights, tmp_path):
     video = cv2.VideoCapture(str(tmp_path / "output" / "pets_overlay.mp4"))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
     assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (160, 120)
-    assert sum(1 for _ in video.frames(video)) == 11
+    assert sum(1 for _ in frames(video)) == 11
     (line,) = (tmp_path / "output" / "predictions.jsonl").read_text().splitlines()
     assert json.loads(line)["frames"] == 11
 
@@ -196,7 +197,7 @@ def test_videos_that_are_odd(command_line, weights, tmp_path):
     assert status == 1 and err.count("\n") == 1 and "cut.avi: it breaks off after" in err, err
     for name, width in (("odd", 160), ("fast", 160), ("cut", 160)):
         video = cv2.VideoCapture(str(tmp_path / "output" / f"{name}_overlay.mp4"))
-        assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == width and next(video.frames(video)).std() > 5
+        assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == width and next(frames(video)).std() > 5
 
 
 def test_shards_are_disjoint_and_complete_and_go_on(command_line, weights, tmp_path):

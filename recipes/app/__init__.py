@@ -19,4 +19,5 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # the recipes report unreadabl
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files, also without a screen
 warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # Python 3.10 nears its end of life
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # imported by tensorflow-hub
 warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks

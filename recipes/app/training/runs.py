@@ -57,7 +57,8 @@ def start(
         has_encoder=encoder is not None,
     )
     if args.check_data:
-        sys.exit(check.report(pathlib.Path(args.data)))
+        check.report(pathlib.Path(args.data))
+        sys.exit(0)
     if args.predict:
         own = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
         sys.exit(predict.run(recipe, build_model, args.predict, args.output, **own))

@@ -1,0 +1,60 @@
+"""The README's "Copying" section, followed to the letter, far from this project."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from app.sources import synthetic
+
+from conftest import ROOT
+from PIL import Image
+
+SECTION = re.search(r"^## Copy.*?(?=^## )", (ROOT / "README.md").read_text(), re.S | re.M)[0]
+CHECK = """
+import runpy, sys
+runpy.run_path("train.py")
+assert not [name for name, module in sys.modules.items() if str(getattr(module, "__file__", "")).startswith({recipes!r})]
+"""
+
+
+def model_file(recipe) -> str:
+    """build_model with the imports of libraries and the constants above it, as the README says."""
+    tree = ast.parse(recipe.read_text())
+    kept = []
+    for node in tree.body:
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module == "keras") or isinstance(node, ast.Assign) or getattr(node, "name", "") == "build_model":
+            kept.append(node)
+    return "\n".join(map(ast.unparse, kept))
+
+
+def test_three_files_and_plain_keras_train_on_your_own_data(tmp_path):
+    files = re.findall(r"`(recipes/common/\w+\.py)`", SECTION.split("```")[0])
+    assert len(files) == 3
+    for name in files:
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "model.py").write_text(model_file(ROOT / "recipes" / "unet_scratch.py"))
+    code = re.search(r"```python\n(.*?)```", SECTION, re.S)[1]
+    assert 20 <= len([line for line in code.splitlines() if line.strip()]) <= 25
+    (tmp_path / "train.py").write_text(code)
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(16):
+        image, label = synthetic.draw(number, image_size=96)
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number:02}.jpg", quality=95)
+        Image.fromarray(label).save(tmp_path / "masks" / f"{number:02}.png")
+
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    check = CHECK.format(recipes=str(ROOT / "recipes"))
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    pictures = {path.name: Image.open(path) for path in tmp_path.glob("*.png")}
+    assert set(pictures) == {"loss.png", "accuracy.png", "mosaic.png"}
+    assert all(
+        min(picture.size) > 200 and len(picture.convert("RGB").getcolors(2**24)) > 50 for picture in pictures.values()
+    )
+    assert (tmp_path / "model.keras").exists()

@@ -1,0 +1,66 @@
+"""The house: what people copy stays small, and imports run one way only."""
+
+import ast
+
+import pytest
+from conftest import ROOT
+
+RECIPES = ROOT / "recipes"
+FILES = sorted(RECIPES.rglob("*.py"))
+PLACES = ("recipe", "app", "common")  # arrows run from left to right
+
+
+def place(path) -> str:
+    return "recipe" if path.parent == RECIPES else path.relative_to(RECIPES).parts[0]
+
+
+def imports(path, top_level_only=False) -> set[str]:
+    """The modules that a file imports, as dotted names."""
+    tree = ast.parse(path.read_text())
+    names = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def lines(path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_common_is_small_enough_to_copy():
+    files = [path for path in FILES if place(path) == "common"]
+    assert len(files) <= 6 and sum(map(lines, files)) <= 500
+
+
+def test_no_file_is_long():
+    assert not [path for path in FILES if lines(path) > 300]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_arrows_run_one_way(path):
+    recipes = {file.stem for file in RECIPES.glob("*.py")}
+    for name in imports(path):
+        root = name.split(".")[0]
+        target = "recipe" if root in recipes else root
+        if target in PLACES:
+            assert target != "recipe" and PLACES.index(place(path)) <= PLACES.index(target), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_what_is_private_or_of_one_system_is_imported_where_it_is_needed(path):
+    for name in imports(path, top_level_only=True):
+        assert not name.startswith("keras.src") and name not in ("fcntl", "resource", "pwd"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("name", ["unet_scratch", "fcn_vgg16", "unet_mobilenetv2"])
+def test_main_names_nothing_that_belongs_to_app(name):
+    (main,) = [
+        node for node in ast.parse((RECIPES / f"{name}.py").read_text()).body if getattr(node, "name", "") == "main"
+    ]
+    names = {node.id for node in ast.walk(main) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(main) if isinstance(node, ast.Attribute)}
+    assert not names & {"args", "team", "strategy", "lock", "state", "worker", "workers"}
