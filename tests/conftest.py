@@ -72,3 +72,9 @@ def http_server(tmp_path, monkeypatch):
     yield folder, server
     server.shutdown()
     server.server_close()
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that two processes end together."""
+    slow = ("test_resume", "test_recipes", "test_predict", "test_copying")
+    items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else len(slow))

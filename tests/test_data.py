@@ -122,6 +122,58 @@ def test_the_pipeline_augments_anew_in_each_epoch():
     assert len(np.unique(labels.reshape(6, -1), axis=0)) > 3
 
 
+def own_examples(count, size=(20, 30), dtype=np.uint8, channel=()):
+    """Images whose pixels are their number, of which the even ones are of class 1."""
+    numbers = np.arange(count)[:, None, None]
+    images = np.broadcast_to(numbers[..., None], (count, *size, 3)).astype(np.uint8)
+    return images, np.broadcast_to(1 - numbers % 2, (count, *size)).reshape(count, *size, *channel).astype(dtype)
+
+
+@pytest.mark.parametrize("channel", [(), (1,)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_your_own_tf_data(dtype, channel):
+    own = tf.data.Dataset.from_tensor_slices(own_examples(20, dtype=dtype, channel=channel))
+    pets = data.from_datasets(own.take(13), own.skip(13).take(3), own.skip(16), "ab", image_size=32, batch_size=4)
+    assert pets.class_names == ("a", "b") and pets.counts == {"train": 13, "validation": 3, "test": 4}
+    assert pets.steps_per_epoch == 4
+    images, labels = batches(pets.test)
+    assert images.shape == (4, 32, 32, 3) and images.dtype == np.uint8
+    assert labels.shape == (4, 32, 32) and labels.dtype == np.uint8
+    assert list(images[:, 5, 5, 0]) == [16, 17, 18, 19] and list(labels[:, 5, 5]) == [1, 0, 1, 0]
+    assert same(batches(pets.train, 5), batches(pets.train, 5))
+    assert batches(pets.train, 5)[0].shape == (20, 32, 32, 3)
+
+
+def test_your_own_tf_data_of_unknown_length_and_of_many_sizes():
+    def generate():
+        for number in range(7):
+            yield np.full((20 + number, 30, 3), number, np.uint8), np.zeros((20 + number, 30), np.int32)
+
+    signature = (tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((None, None), tf.int32))
+    own = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    train, test = data.split(own, share=0.3, seed=0)
+    pets = data.from_datasets(train, test, test, "ab", image_size=32, batch_size=2)
+    assert pets.counts == {"train": 5, "validation": 2, "test": 2}
+    assert sorted(batches(pets.train, 3)[0].shape) == sorted((6, 32, 32, 3))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda own: own.repeat(), "validation: the data set repeats forever"),
+        (lambda own: own.take(0), "validation: the data set is empty"),
+        (lambda own: own.batch(2), "validation: an element has to be"),
+        (lambda own: own.map(lambda image, label: (tf.cast(image, tf.float32) / 255, label)), "uint8"),
+        (lambda own: own.map(lambda image, label: (image, tf.cast(label, tf.float32))), "integers"),
+        (lambda own: own.map(lambda image, label: {"image": image, "label": label}), "an element has to be"),
+    ],
+)
+def test_your_own_tf_data_that_cannot_be_used(spoil, words):
+    own = tf.data.Dataset.from_tensor_slices(own_examples(4))
+    with pytest.raises(ValueError, match=words):
+        data.from_datasets(own, spoil(own), own, "ab", image_size=32, batch_size=2)
+
+
 def test_unknown_data_set():
     with pytest.raises(InputError, match="cats_and_cars"):
         load.load("cats_and_cars", 32, 8)

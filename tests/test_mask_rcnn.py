@@ -229,6 +229,12 @@ def test_detections_that_make_no_sense(command_line, drawn, tmp_path):
     assert all(min(result["bbox"]) >= 0 for result in json.loads((tmp_path / "output" / "detections.json").read_text()))
 
 
+class TwoInputs(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.uint8), tf.TensorSpec((), tf.float32)])
+    def __call__(self, pixels, threshold):
+        return {"detection_boxes": tf.zeros((1, 1, 4)) + threshold, "num_detections": tf.zeros(1)}
+
+
 class NoMasks(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
     def __call__(self, pixels):
@@ -239,6 +245,7 @@ def test_models_that_cannot_be_used(command_line, drawn, weights, tmp_path):
     photo = next(iter(drawn[1]))
     tf.saved_model.save(NoMasks(), str(tmp_path / "boxes"))
     tf.saved_model.save(tf.Module(), str(tmp_path / "bare"))
+    tf.saved_model.save(TwoInputs(), str(tmp_path / "two"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "saved_model.pb").write_bytes(b"damaged")
@@ -249,6 +256,7 @@ def test_models_that_cannot_be_used(command_line, drawn, weights, tmp_path):
         "nowhere": ["no such file or folder"],
         "boxes": ["detection_classes, detection_scores, detection_masks", "input of uint8"],
         "bare": ["serving_default"],
+        "two": ["it takes 2 inputs (", "pixels", "threshold", ") instead of a photo alone"],
         "empty": ["no SavedModel in it"],
         "damaged": ["cannot be loaded"],
         "page.tar.gz": ["not a whole .tar.gz archive"],
@@ -401,6 +409,8 @@ def test_a_label_map_as_others_write_it(tmp_path):
         "item {id: 2 keypoints { id: 7 label: 'nose' } display_name: 'it\\'s # Tür'}\n"
     )
     assert label_map.read(path) == {1: "a}b", 2: "it's # Tür"}
+    path.write_text(r"item { id: 3 display_name: 'caf\303\251\tau lait' }")
+    assert label_map.read(path) == {3: "café\tau lait"}
 
 
 def test_the_label_map_is_coco_s():

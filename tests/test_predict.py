@@ -1,6 +1,8 @@
 """Own photos through the trained recipes: what is written, and what is said of what cannot be."""
 
 import json
+import subprocess
+import sys
 import weakref
 
 from app import files, models
@@ -315,3 +317,53 @@ def test_half_precision_costs_next_to_nothing(shared):
         found = shipped.probabilities(images.numpy().astype(np.float32)).argmax(-1)
         matrix += scores.confusion_matrix(labels, found, 3)
     assert scores.report(matrix, scores.TRIMAP)["mean_iou"] > 0.74
+
+
+def predictions(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_resume_skips_only_what_the_same_weights_made_of_the_same_file(command_line, weights, tmp_path):
+    for number in range(3):
+        drawn_photo(tmp_path / f"{number}.png", number, size=(64, 48))
+    output = tmp_path / "output"
+    flags = ("--predict", tmp_path, "--output", output, "--resume", "--weights")
+    assert command_line(unet_scratch, *flags, weights)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*.png")}
+    status, out, _ = command_line(unet_scratch, *flags, weights)
+    assert status == 0 and "photos: 0" in out and "done before: 3" in out and len(predictions(output)) == 3
+    assert before == {path: path.stat().st_mtime_ns for path in output.glob("*.png")}
+
+    drawn_photo(tmp_path / "1.png", number=7, size=(64, 48))  # another photo of the same name
+    status, out, _ = command_line(unet_scratch, *flags, weights)
+    assert status == 0 and "photos: 1" in out and "done before: 2" in out
+    changed = {path.name for path in output.glob("*.png") if path.stat().st_mtime_ns != before[path]}
+    assert changed == {"1_mask.png", "1_overlay.png", "1_cutout.png"} and len(predictions(output)) == 3
+
+    keras.utils.set_random_seed(2)
+    models.save(unet_scratch.build_model(64, 3), tmp_path / "other.keras", scores.TRIMAP)
+    status, out, _ = command_line(unet_scratch, *flags, tmp_path / "other.keras")
+    assert status == 0 and "photos: 3" in out and "done before: 0" in out
+    assert len({line["weights"] for line in predictions(output)}) == 1 and len(predictions(output)) == 3
+
+
+def test_a_fault_of_build_model_is_no_damaged_file(monkeypatch, tmp_path, command_line):
+    def build_model(image_size, num_classes):
+        raise RuntimeError("a fault of my own")
+
+    monkeypatch.setattr(unet_mobilenetv2, "build_model", build_model)
+    drawn_photo(tmp_path / "a.png")
+    with pytest.raises(RuntimeError, match="a fault of my own"):
+        command_line(
+            unet_mobilenetv2, "--predict", tmp_path / "a.png", "--weights", SHIPPED, "--output", tmp_path / "o"
+        )
+
+
+def test_a_damaged_file_says_what_was_found_and_gives_a_traceback_on_demand(weights, tmp_path):
+    drawn_photo(tmp_path / "a.png")
+    path, _ = cut_file(tmp_path, weights)
+    command = [ROOT / "recipes" / "unet_scratch.py", "--predict", tmp_path / "a.png", "--weights", path]
+    done = subprocess.run([sys.executable, "-X", "dev", *command], capture_output=True, text=True, timeout=120)
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 2 and "Traceback" in done.stderr
+    assert last.startswith("unet_scratch.py: --weights") and "accessible `.keras` zip file" in last

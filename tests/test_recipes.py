@@ -3,12 +3,13 @@
 import csv
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 from app import files
-from app.sources import load
-from app.training import report
+from app.sources import load, synthetic
+from app.training import flags, report
 from common import masks
 
 import fcn_vgg16
@@ -67,6 +68,8 @@ def test_a_run_from_the_terminal(name, tmp_path):
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["recipe"] == name
     assert metrics["train"]["images"] == 20 and metrics["train"]["epochs"] == 2
+    trained = 2 * 3 * 8  # three batches of eight in each epoch, for 20 images
+    assert metrics["train"]["images_per_second"] > trained / metrics["train"]["seconds"]
     assert metrics["config"]["batch_size"] == 8 and metrics["versions"]["keras"] == keras.__version__
 
     # The saved model gives the very scores that were written.
@@ -90,6 +93,8 @@ def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, mon
     folder = tmp_path / "output"
     (folder / "something else").mkdir(parents=True)
     (folder / "something else" / "metrics.json").write_text("not a run of ours")
+    (folder / "of another program").mkdir()
+    (folder / "of another program" / "metrics.json").write_text('{"accuracy": 0.9}')
     histories = {}
     for run in ("one", "two"):
         flags = (*QUICK[:4], "--epochs", 1, "--batch-size", 4, "--limit", 8, "--precision", "float32")
@@ -101,6 +106,80 @@ def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, mon
     table = (folder / "comparison.md").read_text().splitlines()
     assert len(table) == 4 and {line.split("|")[1].strip() for line in table[2:]} == {"one", "two"}
     assert Image.open(folder / "comparison.png").width > 800
+
+
+def test_other_data_keep_off_the_pets_files(command_line, tmp_path, monkeypatch):
+    """Without --output the names of folder and model end in that of the data, and the last lines say how to use it."""
+    for module in (files, flags):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for part in ("images", "masks"):
+        (tmp_path / "my leaves" / part).mkdir(parents=True)
+    for number in range(6):
+        image, label = synthetic.draw(number, image_size=32)
+        Image.fromarray(image).save(tmp_path / "my leaves" / "images" / f"{number}.png")
+        Image.fromarray(label).save(tmp_path / "my leaves" / "masks" / f"{number}.png")
+    name = "unet_scratch-my_leaves"
+    quick = ("--image-size", 32, "--epochs", 1, "--batch-size", 2, "--limit", 2)
+    status, out, err = command_line(unet_scratch, "--data", "my leaves/", *quick)
+    assert (status, err) == (0, "")
+    assert (tmp_path / "output" / name / "metrics.json").exists()
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == [f"{name}.keras"]
+    (command,) = re.findall(r"^use it +python \S+unet_scratch.py (.*)$", out, re.M)
+    assert command == f"--predict PHOTO --weights weights/{name}.keras"
+    predict = [part.replace("PHOTO", "my leaves/images/0.png") for part in command.split(" ")]
+    status, out, err = command_line(unet_scratch, *predict)
+    assert (status, err) == (0, "") and "photos: 1" in out
+
+
+@pytest.mark.parametrize(("data", "end"), [("oxford_iiit_pet", ""), ("synthetic", "-synthetic"), ("/", "-data")])
+def test_names_of_output_and_model(monkeypatch, data, end):
+    defaults = {"epochs": 1, "batch_size": 1, "learning_rate": 1}
+    monkeypatch.setattr(sys, "argv", ["x.py", "--data", data])
+    args = flags.parse("x", "", **defaults)
+    assert (args.output, args.model) == (ROOT / "output" / f"x{end}", ROOT / "weights" / f"x{end}.keras")
+    monkeypatch.setattr(sys, "argv", ["x.py", "--data", data, "--output", "/tmp/elsewhere"])
+    args = flags.parse("x", "", **defaults)
+    assert (str(args.output), str(args.model)) == ("/tmp/elsewhere", "/tmp/elsewhere/x.keras")
+
+
+def test_epochs_are_all_of_them(command_line, tmp_path):
+    """Also those with the encoder frozen: where all are, its weights stay those of the file."""
+    file = tmp_path / "encoder.weights.h5"
+    encoder = keras.applications.MobileNetV2(include_top=False, weights=None)
+    encoder.save_weights(file)
+    quick = ("--data", "synthetic", "--image-size", 32, "--limit", 8, "--batch-size", 8, "--output", tmp_path)
+    status, out, err = command_line(
+        unet_mobilenetv2, *quick, "--epochs", 2, "--frozen-epochs", 3, "--backbone-weights", file
+    )
+    assert (status, err) == (0, "") and "Epoch 2/2" in out
+    assert report.read_history(tmp_path / "history.csv").epoch == [0, 1]
+    model = keras.saving.load_model(tmp_path / "unet_mobilenetv2.keras")
+    for layer in ("Conv1", "block_16_project"):
+        np.testing.assert_array_equal(model.get_layer(layer).get_weights(), encoder.get_layer(layer).get_weights())
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_line(command_line, tmp_path):
+    """And where no epoch was finished, what an earlier run has left in the folder stays as it was."""
+    for name in ("metrics.json", "history.csv"):
+        (tmp_path / name).write_text("of an earlier run")
+    quick = (*QUICK, "--batch-size", 2, "--backbone-weights", "none", "--learning-rate", 1e9, "--output", tmp_path)
+    status, _, err = command_line(fcn_vgg16, *quick)
+    assert status == 2 and err.count("\n") == 1, err
+    assert re.search(r"loss is not finite after step \d of epoch \d: .*--learning-rate", err), err
+    assert all((tmp_path / name).read_text() == "of an earlier run" for name in ("metrics.json", "history.csv"))
+
+
+def test_a_new_history_is_not_left_beside_the_scores_of_an_earlier_run(command_line, tmp_path, monkeypatch):
+    (tmp_path / "metrics.json").write_text("of an earlier run")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device", "a file")
+
+    monkeypatch.setattr(report, "score", fail)
+    quick = ("--data", "synthetic", "--image-size", 32, "--epochs", 1, "--batch-size", 8, "--limit", 8)
+    assert command_line(unet_scratch, *quick, "--output", tmp_path)[0] == 1
+    assert not (tmp_path / "metrics.json").exists() and (tmp_path / "history.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,21 @@ def test_the_metric_works_in_a_compiled_training_step():
     model.compile("adam", loss, metrics=[scores.ConfusionMatrix(3)], jit_compile=True)
     history = model.fit(np.ones((2, 4, 4, 3)), np.ones((2, 4, 4), np.uint8), verbose=0).history
     assert 0 <= history["mean_iou"][0] <= 1
+
+
+def test_accuracy_and_mean_iou_share_one_matrix():
+    """Both are right, and ignored labels count in neither."""
+    accuracy, confusion = scores.metrics(3)
+    assert [variable.path for variable in accuracy.variables] == []
+    labels = np.array([[[0, 1, 2, 255]] * 4] * 2, np.uint8)
+    logits = np.eye(3, dtype=np.float32)[[[[0, 1, 1, 1]] * 4] * 2]
+    for metric in (accuracy, confusion):
+        metric.update_state(labels, logits)
+    expected = scores.report(scores.confusion_matrix(labels, logits.argmax(-1), 3), TRIMAP)
+    assert float(accuracy.result()) == pytest.approx(expected["pixel_accuracy"]) == pytest.approx(2 / 3)
+    assert float(confusion.result()) == pytest.approx(expected["mean_iou"]) == pytest.approx(0.5)
+
+
+def test_a_trimap_in_any_order():
+    assert scores.is_trimap(TRIMAP) and scores.is_trimap(TRIMAP[::-1])
+    assert not scores.is_trimap(("pet", "background"))

@@ -68,3 +68,8 @@ def test_the_learning_rate_rises_and_falls():
     rates = np.array([float(schedule(tf.constant(step))) for step in range(101)])
     assert rates[0] == 0 and rates.argmax() == 5 and rates.max() == pytest.approx(0.5) and rates[-1] < 1e-6
     assert np.all(np.diff(rates[:6]) > 0) and np.all(np.diff(rates[5:]) < 0)
+
+
+def test_adam_says_what_it_cannot_do():
+    with pytest.raises(ValueError, match="amsgrad"):
+        optimizer.FusedAdam(amsgrad=True)

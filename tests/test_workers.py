@@ -14,6 +14,7 @@ from app.training import state
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 WORKER = ROOT / "tests" / "worker.py"
@@ -101,6 +102,40 @@ def test_a_worker_that_is_killed_comes_back(tmp_path):
     assert len(losses(output)) == 8 and "resuming after epoch" in logs(tmp_path)
     for one, other in zip(weights(tmp_path, 0), weights(tmp_path, 1), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+LOST = """
+import sys; sys.path[:0] = [{recipes!r}]
+from app.training import cluster
+from app import cli
+import tensorflow as tf
+cluster.RESTARTS = 1
+
+@cli.program(stop_advice="")
+def main():
+    print("attempt with", sys.argv[1:], flush=True)
+    with cluster.restart_if_worker_lost():
+        raise tf.errors.InternalError(None, None, "Collective ops is aborted by: Connection reset by peer")
+
+main()
+"""
+
+
+def test_a_lost_worker_is_waited_for_within_a_bound(tmp_path):
+    script = tmp_path / "lost.py"
+    script.write_text(LOST.format(recipes=str(ROOT / "recipes")))
+    done = subprocess.run([sys.executable, script, "--flag"], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["attempt with ['--flag']", "attempt with ['--flag', '--resume']"]
+    assert done.returncode == 2 and done.stderr.count("\n") == 2 and done.stderr.count("reset by peer") == 2, (
+        done.stderr
+    )
+    assert "waiting for it to resume, 1 of 1" in done.stderr and "lost another worker 1 times" in done.stderr
+
+
+def test_a_fault_of_this_worker_keeps_its_text_and_is_not_repeated():
+    text = "cuDNN launch failure : input shape ([16,64,64,3])"
+    with pytest.raises(tf.errors.InternalError, match="cuDNN launch failure"), clusters.restart_if_worker_lost():
+        raise tf.errors.InternalError(None, None, text)
 
 
 UNMENDED = """
