@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from app import cli, device, files
-from app.detection import instances, label_map, saved_models
+from app.detection import detector, instances, label_map
 from app.photos import photos
 
 import numpy as np
@@ -32,13 +32,6 @@ MODELS = (
     "https://download.tensorflow.org/models/object_detection/tf2/20200711/"
     "mask_rcnn_inception_resnet_v2_1024x1024_coco17_gpu-8.tar.gz",
 )
-OUTPUTS = {  # and their ranks
-    "detection_boxes": 3,
-    "detection_classes": 2,
-    "detection_scores": 2,
-    "detection_masks": 4,
-    "num_detections": 1,
-}
 LABELS = files.ROOT / "resources" / "mscoco_label_map.pbtxt"
 PHOTOS = files.ROOT / "resources" / "photos"
 MIN_SCORE = 0.3
@@ -46,51 +39,11 @@ MAX_DETECTIONS = 100  # as many as the model returns
 MASK_THRESHOLD = 0.5  # of the probability that a pixel belongs to the object
 
 
-def load_detector(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
-    """Loads a detector: a function from a photo, uint8 [H, W, 3], to the tensors named in OUTPUTS.
-
-    For N detections, by descending score: boxes [1, N, 4] (ymin, xmin, ymax, xmax as fractions of height and width),
-    classes and scores [1, N], masks [1, N, 33, 33] (probabilities inside the box), and their number [1].
-
-    Raises:
-      InputError: if the model is not available, or does not detect instances.
-    """
-    try:
-        loaded = saved_models.load(MODELS if model is None else [model])
-    except cli.InputError as error:
-        advice = f"; or get it by hand: download {MODELS[-1]} elsewhere and name it with --model FILE.tar.gz"
-        raise cli.InputError(f"--model: {error}{advice if model is None else ''}") from error
-    where = f"--model {model or 'default'}: not a detector of instances"
-    signature = loaded.signatures.get("serving_default")
-    if signature is None:
-        raise cli.InputError(f"{where}, its SavedModel lacks the signature serving_default")
-    inputs = signature.structured_input_signature[1]
-    outputs = signature.structured_outputs
-    missing = [
-        name for name, rank in OUTPUTS.items() if name not in outputs or outputs[name].shape.rank not in (rank, None)
-    ]
-    pixels = tf.TensorSpec((1, None, None, 3), tf.uint8)
-    if not [
-        True for spec in inputs.values() if spec.dtype == pixels.dtype and spec.shape.is_compatible_with(pixels.shape)
-    ]:
-        missing.append("an input of uint8 [1, H, W, 3]")
-    if len(inputs) != 1:
-        raise cli.InputError(f"{where}, it takes {len(inputs)} inputs ({', '.join(inputs)}) instead of a photo alone")
-    if missing:
-        raise cli.InputError(f"{where}, it lacks {', '.join(missing)}")
-
-    def detector(photo):
-        (name,) = inputs
-        return loaded.signatures["serving_default"](**{name: tf.constant(photo[np.newaxis])})  # `loaded` has to stay
-
-    return detector
-
-
 def detect(
-    detector: Callable, photo: np.ndarray, names: dict[int, str], min_score: float, max_detections: int
+    detect_all: Callable, photo: np.ndarray, names: dict[int, str], min_score: float, max_detections: int
 ) -> list[instances.Instance]:
-    """Finds the objects in a photo, uint8 [H, W, 3], by descending score."""
-    found = {name: tensor[0].numpy() for name, tensor in detector(photo).items() if name in OUTPUTS}
+    """Finds the objects in a photo, uint8 [H, W, 3], by descending score; see detector.py for `detect_all`."""
+    found = {name: tensor[0].numpy() for name, tensor in detect_all(photo).items()}
     scores = found["detection_scores"][: max(0, int(found["num_detections"]))]
     # Low scores are dropped before any work is done for them.
     boxes = found["detection_boxes"]
@@ -169,7 +122,11 @@ def main() -> int:
     if not found:
         return tally.exit_status()
     where = device.description(device.gpu_details())
-    detector = load_detector(args.model)
+    if args.model is None:
+        by_hand = f"; or get it by hand: download {MODELS[-1]} elsewhere and name it with --model FILE.tar.gz"
+        detect_all = detector.from_saved_model(MODELS, by_hand)
+    else:
+        detect_all = detector.from_saved_model((args.model,))
     print(f"mask_rcnn_hub | photos: {len(found)} | {where}", flush=True)
 
     image_ids = instances.image_ids([item.path for item in found])
@@ -178,7 +135,7 @@ def main() -> int:
         for photo in photos.read_all(found, tally):
             began = time.perf_counter()
             try:
-                detected = detect(detector, photo.pixels, names, args.min_score, args.max_detections)
+                detected = detect(detect_all, photo.pixels, names, args.min_score, args.max_detections)
             except (tf.errors.OpError, ValueError) as error:
                 tally.fail(f"{photo.path}: the model failed ({cli.one_line(error)})")
                 continue

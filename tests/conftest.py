@@ -4,7 +4,7 @@ import pathlib
 import sys
 import threading
 
-import app  # noqa: F401  before TensorFlow, whose settings it makes
+import app  # noqa: F401  before TensorFlow, which it configures
 
 import keras
 import pytest
@@ -15,7 +15,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """Each test begins with the same random state, in float32, whatever the one before it has set."""
+    """Resets the random seed and the dtype policy, so that tests do not affect each other."""
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy("float32")
     yield
@@ -24,7 +24,7 @@ def same_start():
 
 @pytest.fixture
 def command_line(monkeypatch, capfd):
-    """Runs a recipe's command line in this process: gives its exit status, its stdout and its stderr."""
+    """Runs a recipe's command line in this process; returns exit status, stdout and stderr."""
 
     def run(recipe, *flags):
         monkeypatch.setattr(sys, "argv", [recipe.__file__, *map(str, flags)])
@@ -41,14 +41,14 @@ def command_line(monkeypatch, capfd):
 
 @pytest.fixture
 def shared():
-    """A folder with the real data, where the machine has it."""
+    """The folder of real data; skips the test if missing."""
     if not SHARED.exists():
         pytest.skip("the folder with the real data, ../shared, is not on this machine")
     return SHARED
 
 
 class QuietServer(http.server.ThreadingHTTPServer):
-    """Says nothing on stderr, which the tests read, of a client that goes away in the middle."""
+    """Reports no dropped connections on stderr, which the tests read."""
 
     def handle_error(self, *_):
         pass
@@ -61,7 +61,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def http_server(tmp_path, monkeypatch):
-    """A folder, and a server on 127.0.0.1 that serves it over HTTP."""
+    """A folder and an HTTP server on 127.0.0.1 that serves it."""
     folder = tmp_path / "served"
     folder.mkdir()
     for name in ("http_proxy", "HTTP_PROXY"):
@@ -75,6 +75,6 @@ def http_server(tmp_path, monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest come first, so that two processes end together."""
+    """Runs the slowest files first, so that both processes finish together."""
     slow = ("test_resume", "test_recipes", "test_predict", "test_copying")
     items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else len(slow))

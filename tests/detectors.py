@@ -1,4 +1,4 @@
-"""Detectors that know the truth: SavedModels with Mask R-CNN's contract which answer with what is given to them."""
+"""Fake detectors: SavedModels with Mask R-CNN's interface that return the instances they were given."""
 
 import pathlib
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-DETECTIONS = 100  # what the answer is filled up to
+DETECTIONS = 100  # outputs are padded to this
 SIDE = 33  # of a mask
 
 
@@ -24,14 +24,14 @@ class Thing(NamedTuple):
 
 
 def sample(mask, box):
-    """The 33 x 33 mask inside a box, as the object detection API samples it for its training."""
-    box = np.nan_to_num(box, posinf=1)  # what a detection that makes no sense has inside does not matter
+    """The 33 x 33 mask inside a box, sampled as the object detection API does for training."""
+    box = np.nan_to_num(box, posinf=1)  # the mask of an invalid box does not matter
     crops = tf.image.crop_and_resize(np.float32(mask)[None, ..., None], np.float32([box]), [0], (SIDE, SIDE))
     return crops[0, ..., 0].numpy()
 
 
 class Detector(tf.Module):
-    """Recognises a photo by the sum of its pixels and answers with its things; with none where it is unknown."""
+    """Recognises a photo by its pixel sum and returns its things; none for an unknown photo."""
 
     def __init__(self, scenes: dict[pathlib.Path, list[Thing]]):
         super().__init__()
@@ -63,14 +63,14 @@ def save(folder: pathlib.Path, scenes: dict[pathlib.Path, list[Thing]]) -> pathl
 
 
 def box_of(mask):
-    """The tightest box around a mask, fractions."""
+    """The tight box around a mask, as fractions."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = mask.shape
     return rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
 
 
 def drawn_scenes(folder: pathlib.Path, count: int = 4) -> dict[pathlib.Path, list[Thing]]:
-    """Photos of 427 x 640, each with two drawn pets and a bench at the bottom, written into a folder."""
+    """Writes 427 x 640 photos to a folder, each with two drawn pets above a bench."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes = {}
     for number in range(count):

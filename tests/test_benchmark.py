@@ -1,4 +1,4 @@
-"""What the figures of the README are measured with."""
+"""The scripts that measure the README's figures."""
 
 import pathlib
 import subprocess
@@ -16,7 +16,7 @@ def test_operations_by_hand():
     x = layers.DepthwiseConv2D(3, padding="same")(x)
     x = layers.Conv2DTranspose(5, 4, strides=2, padding="same")(x)
     first, second, third = 4 * 4 * (3 * 3 * 3 * 4), 4 * 4 * (3 * 3 * 4), 4 * 4 * (4 * 4 * 4 * 5)
-    # A multiplication and an addition each; forward, and backward for weights and inputs, but for the picture.
+    # Multiply and add count as two; forward, weight gradient, input gradient (not for the image).
     model = keras.Model(inputs, x)
     assert benchmark.operations(model) == 2 * (2 * first + 3 * second + 3 * third)
     model.layers[1].trainable = False
@@ -28,13 +28,13 @@ def run(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_a_line_that_is_not_there():
+def test_unknown_line_is_refused():
     finished = run(benchmark, "speed")
     assert finished.returncode == 2 and finished.stderr.endswith("there are pipeline, step, inference, mask, start\n")
 
 
 @pytest.mark.slow
-def test_benchmark_of_inference():
+def test_inference_benchmark():
     finished = run(benchmark, "inference")
     assert finished.returncode == 0, finished.stderr
     head, *rows, minutes = finished.stdout.splitlines()

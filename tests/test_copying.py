@@ -1,4 +1,4 @@
-"""The README's "Copying" section, followed to the letter, far from this project."""
+"""The README's "Copying" section, followed to the letter outside this project."""
 
 import ast
 import os
@@ -22,7 +22,7 @@ assert not [file for file in files if file.startswith({recipes!r})]
 
 
 def model_file(recipe) -> str:
-    """build_model with the imports of libraries and the constants above it, as the README says."""
+    """build_model with its library imports and constants, as the README says."""
     kept = []
     for node in ast.parse(recipe.read_text()).body:
         is_library = isinstance(node, ast.Import) or getattr(node, "module", "") == "keras"

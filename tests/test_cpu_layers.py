@@ -1,4 +1,4 @@
-"""The layers that are faster on a CPU give what Keras' own give."""
+"""The faster CPU layers match Keras' own."""
 
 from app.cpu import layers as cpu_layers
 
@@ -15,7 +15,7 @@ RECIPES = {"fcn_vgg16": fcn_vgg16, "unet_mobilenetv2": unet_mobilenetv2, "unet_s
 
 
 def network() -> keras.Model:
-    """A convolution of each kind, the odd ones too, each with batch normalisation, on 12 x 12 pixels."""
+    """Convolutions of every kind, common and odd, with batch normalisation, on 12 x 12 pixels."""
     inputs = keras.Input((12, 12, 3))
     x = layers.Conv2D(40, 4, strides=2, padding="same", use_bias=False)(inputs)
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
@@ -44,11 +44,11 @@ def trained(model, images, targets) -> list[np.ndarray]:
     return model.get_weights()
 
 
-def test_training_and_answers_are_those_of_keras():
+def test_training_and_outputs_match_keras():
     keras.utils.set_random_seed(0)
     plain = network()
     faster = cpu_layers.swap_in(plain)
-    assert kinds(faster) == [type(layer).__name__ for layer in plain.layers if layer.weights]  # all of them
+    assert kinds(faster) == [type(layer).__name__ for layer in plain.layers if layer.weights]  # all replaced
     assert faster.name == "all_kinds"
     rng = np.random.default_rng(0)
     images = rng.normal(size=(8, 12, 12, 3)).astype(np.float32)
@@ -62,7 +62,7 @@ def test_training_and_answers_are_those_of_keras():
     np.testing.assert_allclose(faster(images), plain(images), atol=1e-4)
 
 
-def test_what_these_layers_do_not_know_stays_with_keras():
+def test_unsupported_layers_are_left_alone():
     inputs = keras.Input((8, 8, 64))
     x = layers.Conv2D(64, 3, padding="same", dilation_rate=2)(inputs)
     x = layers.Conv2D(64, 3, padding="same", groups=4)(x)
@@ -93,7 +93,7 @@ def test_recipes_get_the_faster_layers(name, convolutions):
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_in_half_precision_it_is_as_near_to_float32_as_keras(precision):
+def test_half_precision_is_as_accurate_as_keras(precision):
     images = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype(np.float32)
 
     def gradients(precision, adapt):
@@ -101,7 +101,7 @@ def test_in_half_precision_it_is_as_near_to_float32_as_keras(precision):
         keras.utils.set_random_seed(0)
         model = adapt(network())
         with tf.GradientTape() as tape:
-            answer = 1e5 * tf.reduce_mean(tf.cast(model(images, training=True), "float32") ** 2)  # float16 ends at 6e-8
+            answer = 1e5 * tf.reduce_mean(tf.cast(model(images, training=True), "float32") ** 2)  # float16 min is 6e-8
         return tape.gradient(answer, model.trainable_variables)
 
     exact = gradients("float32", lambda model: model)

@@ -17,7 +17,7 @@ def same(first, second):
 
 
 def test_synthetic_pipelines():
-    pets = load.load("synthetic", 32, 10, limit=25)
+    pets = load.load_data("synthetic", 32, 10, limit=25)
     assert pets.counts == {"train": 25, "validation": 25, "test": 25}
     assert pets.class_names == ("pet", "background", "border")
     assert pets.steps_per_epoch == 3
@@ -29,7 +29,7 @@ def test_synthetic_pipelines():
 
 
 def test_splits_share_no_image():
-    pets = load.load("synthetic", 32, 100)
+    pets = load.load_data("synthetic", 32, 100)
     assert pets.counts == {"train": 1440, "validation": 160, "test": 400}
     source = synthetic.source(32, seed=0)
     train, validation = data.split(source.train, seed=0)
@@ -38,14 +38,16 @@ def test_splits_share_no_image():
 
 
 def test_same_seed_same_batches():
-    first, again, other = (batches(load.load("synthetic", 32, 8, seed=s, limit=20).train, 6) for s in (5, 5, 6))
+    first, again, other = (batches(load.load_data("synthetic", 32, 8, seed=s, limit=20).train, 6) for s in (5, 5, 6))
     assert same(first, again)
     assert not same(first, other)
-    validation, again, other = (batches(load.load("synthetic", 32, 8, seed=s, limit=9).validation) for s in (5, 5, 6))
+    validation, again, other = (
+        batches(load.load_data("synthetic", 32, 8, seed=s, limit=9).validation) for s in (5, 5, 6)
+    )
     assert same(validation, again) and not same(validation, other)
 
 
-def test_an_epoch_shows_each_image_once_and_the_next_in_another_order():
+def test_each_epoch_shows_every_image_once_in_a_new_order():
     elements = tf.data.Dataset.range(40)
 
     def decode(number):
@@ -70,7 +72,7 @@ def test_labels_stay_class_ids_when_resized():
 
 
 def corner_marked(count):
-    """Grey images with a bright left half, whose label is 1 there: a flip shows, in the image and in the label."""
+    """Grey images with a bright left half labelled 1, so that a flip shows in image and label."""
     images = np.full((count, 16, 16, 3), 60, np.uint8)
     images[:, :, :8] = 190
     labels = np.zeros((count, 16, 16), np.uint8)
@@ -78,14 +80,14 @@ def corner_marked(count):
     return images, labels
 
 
-def test_images_of_a_batch_are_augmented_each_on_its_own():
+def test_images_of_a_batch_are_augmented_independently():
     images, labels = data.augment(*corner_marked(64), seed=(0, 0))
     flipped = labels.numpy()[:, 8, 0] == 0
     assert 16 < flipped.sum() < 48
     assert len(np.unique(images.numpy().reshape(64, -1), axis=0)) > 60
 
 
-def test_half_of_the_images_stay_whole():
+def test_half_of_the_images_are_not_cropped():
     ramp = np.broadcast_to(np.arange(100, dtype=np.uint8), (200, 100, 100))
     labels = data.augment(np.repeat(ramp[..., None], 3, axis=-1), ramp, seed=(0, 0))[1].numpy()
     shown = (labels.max(axis=(1, 2)) - labels.min(axis=(1, 2)).astype(int) + 1) / 100
@@ -94,11 +96,11 @@ def test_half_of_the_images_stay_whole():
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_image_and_label_are_cropped_and_mirrored_together(axis):
-    """Both are ramps along one axis, so a pixel of the one says where its label has to come from."""
+    """Both are ramps along one axis, so each pixel tells where its label must come from."""
     size = 120
     ramp = np.moveaxis(np.broadcast_to(np.arange(size, dtype=np.uint8), (size, size)), -1, axis)
     labels = np.broadcast_to(ramp, (32, size, size))
-    # Colours change too, but linearly: the line that fits best has to fit to half a pixel everywhere.
+    # Colours change too, but linearly, so a straight line must fit everywhere.
     images, labels = data.augment(np.repeat(60 + labels[..., None], 3, axis=-1), labels, seed=(0, 1))
     for image, label in zip(images.numpy()[..., 0].astype(float), labels.numpy().astype(float), strict=True):
         kept = (image > 0) & (image < 255)
@@ -107,7 +109,7 @@ def test_image_and_label_are_cropped_and_mirrored_together(axis):
         assert label.max() - label.min() > 0.55 * size
 
 
-def test_an_image_is_augmented_differently_over_epochs_and_the_same_for_the_same_seed():
+def test_augmentation_varies_over_epochs_and_repeats_with_the_seed():
     pair = corner_marked(4)
     epochs = [data.augment(*pair, seed=(0, step)) for step in range(8)]
     assert len({labels.numpy().tobytes() for _, labels in epochs}) == 8
@@ -116,14 +118,14 @@ def test_an_image_is_augmented_differently_over_epochs_and_the_same_for_the_same
     assert same(epochs[3], data.augment(*pair, seed=(0, 3)))
 
 
-def test_the_pipeline_augments_anew_in_each_epoch():
-    pets = load.load("synthetic", 32, 1, limit=1)
+def test_the_pipeline_augments_anew_each_epoch():
+    pets = load.load_data("synthetic", 32, 1, limit=1)
     labels = batches(pets.train, 6)[1]
     assert len(np.unique(labels.reshape(6, -1), axis=0)) > 3
 
 
 def own_examples(count, size=(20, 30), dtype=np.uint8, channel=()):
-    """Images whose pixels are their number, of which the even ones are of class 1."""
+    """Images filled with their number; even ones are class 1."""
     numbers = np.arange(count)[:, None, None]
     images = np.broadcast_to(numbers[..., None], (count, *size, 3)).astype(np.uint8)
     return images, np.broadcast_to(1 - numbers % 2, (count, *size)).reshape(count, *size, *channel).astype(dtype)
@@ -144,7 +146,7 @@ def test_your_own_tf_data(dtype, channel):
     assert batches(pets.train, 5)[0].shape == (20, 32, 32, 3)
 
 
-def test_your_own_tf_data_of_unknown_length_and_of_many_sizes():
+def test_your_own_tf_data_of_unknown_length_and_varying_size():
     def generate():
         for number in range(7):
             yield np.full((20 + number, 30, 3), number, np.uint8), np.zeros((20 + number, 30), np.int32)
@@ -168,7 +170,7 @@ def test_your_own_tf_data_of_unknown_length_and_of_many_sizes():
         (lambda own: own.map(lambda image, label: {"image": image, "label": label}), "an element has to be"),
     ],
 )
-def test_your_own_tf_data_that_cannot_be_used(spoil, words):
+def test_unusable_tf_data_is_refused(spoil, words):
     own = tf.data.Dataset.from_tensor_slices(own_examples(4))
     with pytest.raises(ValueError, match=words):
         data.from_datasets(own, spoil(own), own, "ab", image_size=32, batch_size=2)
@@ -176,11 +178,11 @@ def test_your_own_tf_data_that_cannot_be_used(spoil, words):
 
 def test_unknown_data_set():
     with pytest.raises(InputError, match="cats_and_cars"):
-        load.load("cats_and_cars", 32, 8)
+        load.load_data("cats_and_cars", 32, 8)
 
 
 def test_real_pets(shared):
-    pets = load.load("oxford_iiit_pet", 64, 32, data_dir=str(shared / "tfds"))
+    pets = load.load_data("oxford_iiit_pet", 64, 32, data_dir=str(shared / "tfds"))
     assert pets.counts == {"train": 3312, "validation": 368, "test": 3669}
     images, labels = batches(pets.test, 12)
     assert images.shape[1:] == (64, 64, 3) and images.std() > 40

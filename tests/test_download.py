@@ -1,4 +1,4 @@
-"""The first download, with the real builder of tensorflow-datasets, from a server on this machine."""
+"""The first download by tensorflow-datasets' real builder, from a local server."""
 
 import hashlib
 import tarfile
@@ -17,7 +17,7 @@ SPLITS = {"trainval": 12, "test": 5}
 
 @pytest.fixture
 def archives(tmp_path, http_server):
-    """The server's folder with images.tar.gz and annotations.tar.gz as the VGG site has them: plain tar, raw layout."""
+    """The server's folder with images.tar.gz and annotations.tar.gz as on the VGG site: plain tar, raw layout."""
     raw, (served, _) = tmp_path / "raw", http_server
     (raw / "images").mkdir(parents=True)
     (raw / "annotations" / "trimaps").mkdir(parents=True)
@@ -38,7 +38,7 @@ def archives(tmp_path, http_server):
 
 @pytest.fixture
 def site(archives, http_server, monkeypatch):
-    """Points the builder to the server, with the sizes and checksums of the archives there."""
+    """Points the builder at the server, with the sizes and checksums of its archives."""
     _, server = http_server
     url = f"http://127.0.0.1:{server.server_port}"
     infos = {}
@@ -55,25 +55,25 @@ def site(archives, http_server, monkeypatch):
 
 def test_first_download_prepares_and_reads_the_data(site, tmp_path):
     folder = tmp_path / "tfds"
-    pets = load.load("oxford_iiit_pet", 64, 4, data_dir=str(folder))
+    pets = load.load_data("oxford_iiit_pet", 64, 4, data_dir=str(folder))
     assert pets.counts == {"train": 11, "validation": 1, "test": 5}
     images, labels = next(iter(pets.test))
     assert images.shape == (4, 64, 64, 3)
     shares = np.bincount(labels.numpy().ravel(), minlength=3) / labels.numpy().size
     np.testing.assert_allclose(shares, [0.30, 0.58, 0.12], atol=0.15)  # 1 = pet, 2 = background, 3 = border
-    site.shutdown()  # from here on it is read from disk
-    assert load.load("oxford_iiit_pet", 64, 4, data_dir=str(folder)).counts == pets.counts
+    site.shutdown()  # now it must read from disk
+    assert load.load_data("oxford_iiit_pet", 64, 4, data_dir=str(folder)).counts == pets.counts
 
 
-def test_a_file_that_is_not_there(site, archives, tmp_path):
+def test_missing_archive(site, archives, tmp_path):
     (archives / "annotations.tar.gz").unlink()
     with pytest.raises(InputError, match=r"404.*annotations.tar.gz.*--data synthetic"):
-        load.load("oxford_iiit_pet", 64, 4, data_dir=str(tmp_path / "tfds"))
+        load.load_data("oxford_iiit_pet", 64, 4, data_dir=str(tmp_path / "tfds"))
 
 
-def test_a_file_with_other_content(site, archives, tmp_path):
+def test_archive_with_wrong_content(site, archives, tmp_path):
     (archives / "images.tar.gz").write_bytes(b"<html>Please log in</html>")
     folder = tmp_path / "tfds"
     with pytest.raises(InputError, match=r"[Cc]hecksum.*--data-dir"):
-        load.load("oxford_iiit_pet", 64, 4, data_dir=str(folder))
+        load.load_data("oxford_iiit_pet", 64, 4, data_dir=str(folder))
     assert not list(folder.rglob("*.tmp.*")) and not list(folder.rglob("*incomplete*"))

@@ -1,4 +1,4 @@
-"""Mask R-CNN from the command line, with detectors that know the truth: files out, scores, mistakes told."""
+"""Mask R-CNN from the command line, with fake detectors: files, scores and error messages."""
 
 import io
 import json
@@ -21,12 +21,12 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-NO_PROXY = "http://127.0.0.1:9"  # nobody answers there
+NO_PROXY = "http://127.0.0.1:9"  # nothing listens there
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A folder of drawn scenes, what is in them, and a SavedModel that knows it."""
+    """A folder of drawn scenes, the scenes, and a SavedModel that detects them."""
     folder = tmp_path_factory.mktemp("drawn")
     scenes = detectors.drawn_scenes(folder / "photos")
     return folder / "photos", scenes, detectors.save(folder / "model", scenes)
@@ -40,7 +40,7 @@ def pack(archive, model, below="."):
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """An empty project folder for what is downloaded."""
+    """Redirects downloads to an empty project folder."""
     monkeypatch.setattr(saved_models, "ROOT", tmp_path / "project")
     return tmp_path / "project" / "weights"
 
@@ -54,7 +54,7 @@ def segm_ap(truth: COCO, results: pathlib.Path) -> float:
 
 
 def coco_scenes(truth: COCO, folder):
-    """The ground truth of COCO's photos as what a detector finds."""
+    """COCO's ground truth as detections."""
     scenes = {}
     for image in truth.imgs.values():
         height, width = image["height"], image["width"]
@@ -69,8 +69,8 @@ def coco_scenes(truth: COCO, folder):
     return scenes
 
 
-def test_the_truth_of_coco_comes_out_again(command_line, shared, weights, http_server, tmp_path):
-    """As a folder, as an archive of the model zoo, and as TensorFlow Hub gives it out."""
+def test_coco_ground_truth_round_trip(command_line, shared, weights, http_server, tmp_path):
+    """From a folder, from a model zoo archive, and from a TensorFlow Hub handle."""
     truth = COCO(shared / "coco" / "instances.json")
     folder = shared / "coco" / "images"
     model = detectors.save(tmp_path / "model", coco_scenes(truth, folder))
@@ -131,7 +131,7 @@ def test_drawn_scenes(command_line, drawn, tmp_path):
 
 
 def test_from_the_terminal(drawn, tmp_path):
-    """A process of its own, in another folder: nothing but what it has to say."""
+    """In a separate process and another folder; nothing else is printed."""
     folder, scenes, model = drawn
     command = [sys.executable, ROOT / "recipes" / "mask_rcnn_hub.py", *scenes, folder / "nowhere.jpg"]
     command += ["--model", model, "--output", "found"]
@@ -143,8 +143,8 @@ def test_from_the_terminal(drawn, tmp_path):
     assert (tmp_path / "found" / "detections.json").exists()
 
 
-def test_photos_of_the_project(command_line, drawn, tmp_path):
-    """Without an argument: the photos in resources/photos. The detector knows none of them, which is no mistake."""
+def test_default_photos(command_line, drawn, tmp_path):
+    """Without arguments it reads resources/photos. The detector knows none of them, which is no error."""
     status, out, err = command_line(mask_rcnn_hub, "--model", drawn[2], "--output", tmp_path)
     assert (status, err) == (0, "") and out.count("nothing") == 3
     assert json.loads((tmp_path / "detections.json").read_text()) == []
@@ -169,7 +169,7 @@ def test_min_score_max_detections_and_labels(command_line, drawn, tmp_path):
         assert status == 0 and f"640 x 427  {found}  " in out, out
 
 
-def test_photos_of_the_same_name(command_line, drawn, tmp_path):
+def test_photos_with_the_same_name(command_line, drawn, tmp_path):
     _, scenes, model = drawn
     copies = []
     for name, path in zip("abc", scenes, strict=False):
@@ -188,7 +188,7 @@ def test_photos_of_the_same_name(command_line, drawn, tmp_path):
     assert len({one.tobytes() for one in maps}) == 3
 
 
-def test_bad_photos_beside_good_ones(command_line, drawn, tmp_path):
+def test_bad_photos_among_good_ones(command_line, drawn, tmp_path):
     folder, scenes, model = drawn
     (tmp_path / "empty folder").mkdir()
     (tmp_path / "text.jpg").write_text("no picture")
@@ -205,14 +205,14 @@ def test_bad_photos_beside_good_ones(command_line, drawn, tmp_path):
     written = {path: path.read_bytes() for path in (tmp_path / "output").iterdir()}
     status, out, err = command_line(mask_rcnn_hub, *bad, *flags)
     assert status == 2 and err.count("\n") == len(bad), err
-    assert "pictures" not in out  # and what the run before has found is still there
+    assert "pictures" not in out  # and the results of the previous run are kept
     assert {path: path.read_bytes() for path in (tmp_path / "output").iterdir()} == written
-    status, out, err = command_line(mask_rcnn_hub, bad[0], *flags)  # found out before the model is loaded
+    status, out, err = command_line(mask_rcnn_hub, bad[0], *flags)  # refused before the model is loaded
     assert status == 2 and out == "" and err.count("\n") == 1
 
 
-def test_detections_that_make_no_sense(command_line, drawn, tmp_path):
-    """Boxes that are not numbers, of no size, turned around or outside of the photo are left out; the rest is done."""
+def test_invalid_detections_are_dropped(command_line, drawn, tmp_path):
+    """Boxes that are non-finite, empty, inverted or outside the photo are dropped; the others are kept."""
     scenes = {}
     for path, things in drawn[1].items():
         odd = [
@@ -241,7 +241,7 @@ class NoMasks(tf.Module):
         return {"detection_boxes": tf.zeros((1, 1, 4)), "num_detections": tf.zeros(1)}
 
 
-def test_models_that_cannot_be_used(command_line, drawn, weights, tmp_path):
+def test_unusable_models(command_line, drawn, weights, tmp_path):
     photo = next(iter(drawn[1]))
     tf.saved_model.save(NoMasks(), str(tmp_path / "boxes"))
     tf.saved_model.save(tf.Module(), str(tmp_path / "bare"))
@@ -269,7 +269,7 @@ def test_models_that_cannot_be_used(command_line, drawn, weights, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "link"])
-def test_archives_that_reach_out_of_their_folder(command_line, drawn, tmp_path, name):
+def test_archives_that_escape_their_folder(command_line, drawn, tmp_path, name):
     archive = tmp_path / "archive.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         member = tarfile.TarInfo(name)
@@ -281,7 +281,7 @@ def test_archives_that_reach_out_of_their_folder(command_line, drawn, tmp_path, 
 
 
 def test_a_downloaded_model_is_kept(command_line, drawn, weights, http_server, tmp_path, monkeypatch):
-    """The first address fails, the second one gives the model; the next time no server is needed."""
+    """The first address fails, the second serves the model; the next run needs no server."""
     served, server = http_server
     pack(served / "zoo.tar.gz", drawn[2], "zoo/saved_model")
     site = f"http://127.0.0.1:{server.server_port}"
@@ -299,7 +299,7 @@ def test_a_downloaded_model_is_kept(command_line, drawn, weights, http_server, t
     assert len(list(weights.iterdir())) == 1
 
 
-def test_no_model_to_be_had(command_line, drawn, weights, tmp_path, monkeypatch):
+def test_no_model_available(command_line, drawn, weights, tmp_path, monkeypatch):
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, NO_PROXY)
     status, out, err = command_line(mask_rcnn_hub, next(iter(drawn[1])), "--output", tmp_path / "output")
@@ -310,7 +310,7 @@ def test_no_model_to_be_had(command_line, drawn, weights, tmp_path, monkeypatch)
     assert list(weights.iterdir()) == [] and not (tmp_path / "output").exists()
 
 
-def test_a_kept_model_that_is_damaged(command_line, drawn, weights, http_server, tmp_path):
+def test_damaged_cached_model(command_line, drawn, weights, http_server, tmp_path):
     served, server = http_server
     pack(served / "1", drawn[2])
     flags = (next(iter(drawn[1])), "--model", f"http://127.0.0.1:{server.server_port}/1", "--output", tmp_path)
@@ -322,14 +322,14 @@ def test_a_kept_model_that_is_damaged(command_line, drawn, weights, http_server,
 
 
 @pytest.mark.parametrize("handle", ["http://", "http://[::1", "", "x" * 5000])
-def test_a_model_that_is_no_address(command_line, weights, tmp_path, handle):
+def test_invalid_model_address(command_line, weights, tmp_path, handle):
     (weights / "other").mkdir(parents=True)
     (weights / "other" / "saved_model.pb").touch()
     status, _, err = command_line(mask_rcnn_hub, "--model", handle, "--output", tmp_path / "output")
     assert status == 2 and err.count("\n") == 1 and "--model: " in err, err
 
 
-def test_a_page_instead_of_a_model(command_line, weights, http_server, tmp_path):
+def test_html_page_instead_of_a_model(command_line, weights, http_server, tmp_path):
     served, server = http_server
     (served / "1").write_text("<html>Please log in</html>")
     handle = f"http://127.0.0.1:{server.server_port}/1"
@@ -354,7 +354,7 @@ def test_wrong_flags(command_line, tmp_path, flags, words):
 
 
 def full_frame(mask, box, height, width):
-    """The whole photo's mask as TensorFlow's object detection API makes it (reframe_box_masks_to_image_masks)."""
+    """The full-photo mask as TensorFlow's object detection API pastes it (reframe_box_masks_to_image_masks)."""
     ymin, xmin, ymax, xmax = box
     y_scale, x_scale = ymax - ymin, xmax - xmin
     photo_in_box = [-ymin / y_scale, -xmin / x_scale, (1 - ymin) / y_scale, (1 - xmin) / x_scale]
@@ -364,7 +364,7 @@ def full_frame(mask, box, height, width):
     return frame[0, ..., 0].numpy() > 0.5
 
 
-def test_pasting_is_what_the_full_frame_way_gives():
+def test_pasting_matches_full_frame_masks():
     rng = np.random.default_rng(0)
     boxes = [(0, 0, 1, 1), (0.2, 0.5, 0.9, 0.5 + 1 / 199), (0.4, 0.1, 0.4 + 1 / 149, 0.8), (-0.2, -0.3, 0.5, 0.4)]
     boxes += [(0.6, 0.7, 1.4, 1.2), (-0.5, -0.5, 1.5, 1.5), (0.999, 0.999, 1, 1), (1.2, 0.1, 1.5, 0.2)]
@@ -382,14 +382,14 @@ def test_pasting_is_what_the_full_frame_way_gives():
         assert (pasted == expected).mean() >= 0.999, box
 
 
-def test_pasting_into_almost_nothing():
+def test_pasting_into_one_pixel_or_none():
     mask = np.ones((33, 33), np.float32)
     assert mask_rcnn_hub.paste(mask, np.float32([0, 0, 1, 1]), 1, 1)[0].tolist() == [[True]]
     assert mask_rcnn_hub.paste(mask, np.float32([0.5, 0.5, 0.5, 0.5]), 10, 10)[0].size == 0
 
 
-def test_an_overlay_of_many_instances_is_readable():
-    """A label lies inside the photo also where its box begins at the top or ends at the right."""
+def test_overlay_labels_stay_inside_the_photo():
+    """Even where a box touches the photo's top or right edge."""
     photo = np.full((300, 400, 3), 255, np.uint8)
     mask = np.ones((20, 20), bool)
     found = [
@@ -402,7 +402,7 @@ def test_an_overlay_of_many_instances_is_readable():
     assert letters[:60, 300:].sum() > 40 and letters[:60, :150].sum() > 40
 
 
-def test_a_label_map_as_others_write_it(tmp_path):
+def test_label_map_syntax_variants(tmp_path):
     path = tmp_path / "labels.pbtxt"
     path.write_text(
         "# item { id: 9 name: 'no' }\nitem: {\n name: \"a}b\"  # }\n id: 1\n}\n"
@@ -413,7 +413,7 @@ def test_a_label_map_as_others_write_it(tmp_path):
     assert label_map.read(path) == {3: "café\tau lait"}
 
 
-def test_the_label_map_is_coco_s():
+def test_the_default_label_map_is_coco():
     names = label_map.read(mask_rcnn_hub.LABELS)
     assert len(names) == 80 and min(names) == 1 and max(names) == 90
     assert (names[1], names[17], names[18], names[90]) == ("person", "cat", "dog", "toothbrush")

@@ -1,4 +1,4 @@
-"""What every model of the cookbook has to do, in one test each."""
+"""Tests that every model of the cookbook must pass."""
 
 from app import models
 from app.cpu import layers as cpu_layers
@@ -11,10 +11,10 @@ import pytest
 import unet_mobilenetv2
 import unet_scratch
 
-# name: (build_model, {image size: parameters with 3 classes}, share of pixels it can learn by heart at 64 px)
+# name: (build_model, {image size: parameters with 3 classes}, share of pixels it can memorise at 64 px)
 MODELS = {
     "unet_scratch": (unet_scratch.build_model, {64: 29_251_843, 128: 41_838_851, 256: 54_425_859}, 0.97),
-    "fcn_vgg16": (fcn_vgg16.build_model, {64: 14_795_289, 128: 14_795_289}, 0.8),  # its finest votes are 8 px apart
+    "fcn_vgg16": (fcn_vgg16.build_model, {64: 14_795_289, 128: 14_795_289}, 0.8),  # its finest logits have stride 8
     "unet_mobilenetv2": (unet_mobilenetv2.build_model, {64: 10_127_427, 128: 10_127_427}, 0.97),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
@@ -31,7 +31,7 @@ def test_shapes_and_parameters(name):
 
 
 @each_model
-def test_other_sizes_are_refused(name):
+def test_invalid_image_sizes_are_refused(name):
     for size in (0, 33, 100, -64):
         with pytest.raises(ValueError, match="multiple of 32"):
             MODELS[name][0](size, 3)
@@ -59,8 +59,8 @@ def drawn(count, size):
 
 
 @each_model
-def test_saved_and_loaded_by_plain_keras(name, tmp_path):
-    """Trained in half precision, saved, and loaded as float32: the same answers, from bytes and from floats."""
+def test_saved_models_load_in_plain_keras(name, tmp_path):
+    """Trained in half precision, saved and loaded as float32: logits match, from uint8 and float input."""
     images, labels = drawn(2, size=64)
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = cpu_layers.swap_in(MODELS[name][0](64, 3))
@@ -88,6 +88,6 @@ def test_overfits_four_images(name):
     model = build(64, 3)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.8  # its averages follow within the few steps that a test has time for
+            layer.momentum = 0.8  # its averages converge within the test's few steps
     fit(model, images, labels, steps=60)
     assert (np.argmax(model(images), axis=-1) == labels).mean() > share

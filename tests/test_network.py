@@ -1,4 +1,4 @@
-"""First downloads from a server that fails in every way: one line, nothing half kept, and an end to every wait."""
+"""First downloads from a failing server: a one-line error, no partial files, no endless wait."""
 
 import http.server
 import re
@@ -23,14 +23,14 @@ FAILURES = {
     "refused": "no connection to 127.0.0.1",
     "403": "403",
     "404": "404",
-    "page": "",  # each says in its own way that this is not the file
+    "page": "",  # the wording differs between downloads
     "cut": "broke in the middle|no connection|not a whole",
     "stall": "no answer for 1 s",
 }
 
 
 class Misbehaving(http.server.BaseHTTPRequestHandler):
-    """Answers as the first part of the path says: http://127.0.0.1/stall/anything stalls."""
+    """Fails as the first part of the path says: http://127.0.0.1/stall/anything stalls."""
 
     protocol_version = "HTTP/1.1"
 
@@ -58,7 +58,7 @@ class Misbehaving(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch):
-    """The address of such a server, which an impatient client asks."""
+    """The address of such a server; clients time out after 1 s."""
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(download, "TIMEOUT", 1)
@@ -82,7 +82,7 @@ def check(failure, status, err, url):
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("recipe", [fcn_vgg16, unet_mobilenetv2])
-def test_weights_of_keras(command_line, site, monkeypatch, tmp_path, recipe, failure):
+def test_backbone_weights_download(command_line, site, monkeypatch, tmp_path, recipe, failure):
     monkeypatch.setattr(encoders, "ROOT", tmp_path)
     url = address(site, failure)
     name = "VGG16" if recipe is fcn_vgg16 else "MOBILENETV2"
@@ -90,14 +90,14 @@ def test_weights_of_keras(command_line, site, monkeypatch, tmp_path, recipe, fai
     began = time.monotonic()
     status, _, err = command_line(recipe, "--data", "synthetic", "--image-size", 32, "--output", tmp_path / "output")
     check(failure, status, err, url)
-    assert "--backbone-weights none" in err  # how to go on
+    assert "--backbone-weights none" in err  # the remedy
     assert time.monotonic() - began < 30
     assert not [path for path in (tmp_path / "weights").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_mask_rcnn(command_line, site, monkeypatch, tmp_path, failure):
-    """From the Hub and, as that fails too, from the zoo's archive."""
+    """From the Hub and, when that fails, from the zoo's archive."""
     monkeypatch.setattr(saved_models, "ROOT", tmp_path)
     url = address(site, failure)
     monkeypatch.setattr(mask_rcnn_hub, "MODELS", (f"{url}/handle/1", f"{url}/zoo.tar.gz"))
@@ -132,7 +132,7 @@ def test_data(command_line, site, monkeypatch, tmp_path, failure):
 
 
 def test_a_model_file_runs_no_code(command_line, tmp_path):
-    """A .keras file is loaded in safe mode: a function that hides in it is refused."""
+    """A .keras file loads in safe mode: embedded functions are refused."""
     inputs = keras.Input((32, 32, 3))
     outputs = keras.layers.Lambda(lambda x: x * 2)(inputs)
     keras.Model(inputs, outputs, name="unet_scratch").save(tmp_path / "x.keras")

@@ -1,4 +1,4 @@
-"""A person's own pictures and masks: every layout trains, scores and predicts; every mistake in them is named."""
+"""Your own images and masks: every layout trains, scores and predicts; every problem is reported."""
 
 import json
 import struct
@@ -19,7 +19,7 @@ SHAPES = ("disc", "square", "cross", "stripe", "ring")
 
 
 def draw(classes, number, height=40, width=56):
-    """A picture with one field of each class, and its mask with ids from 0."""
+    """An image with one region per class, and its mask with ids from 0."""
     rng = np.random.default_rng(number)
     label = np.zeros((height, width), np.uint8)
     for index in range(1, classes):
@@ -31,7 +31,7 @@ def draw(classes, number, height=40, width=56):
 
 
 def make(folder, classes, count=20, values=None, kind="L", names=None, masks_in="masks"):
-    """Writes a data set; values: of the masks, for each class id."""
+    """Writes a data set; `values` maps class ids to mask values."""
     values = (
         np.arange(256, dtype=np.uint8) if values is None else np.array([*values, *range(len(values), 256)], np.uint8)
     )
@@ -61,14 +61,14 @@ def make(folder, classes, count=20, values=None, kind="L", names=None, masks_in=
         (3, {"values": (1, 2, 3), "masks_in": "annotations/trimaps"}, ("pet", "background", "border")),
     ],
 )
-def test_every_way_to_write_masks(tmp_path, classes, options, names):
+def test_mask_formats(tmp_path, classes, options, names):
     folder = make(tmp_path / "own data", classes, **options)
-    own = load.load(str(folder), 32, 4)
+    own = load.load_data(str(folder), 32, 4)
     assert own.class_names == names and own.counts == {"train": 16, "validation": 2, "test": 2}
     for split in ("validation", "test"):
         for images, labels in getattr(own, split):
             assert images.shape[1:] == (32, 32, 3) and set(np.unique(labels)) == set(range(classes))
-    again = load.load(str(folder), 32, 4)
+    again = load.load_data(str(folder), 32, 4)
     for (_, one), (_, other) in zip(own.test, again.test, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -94,14 +94,14 @@ def test_own_data_train_score_and_predict(command_line, tmp_path, classes, names
     assert tuple(first["shares"]) == tuple(names) and sum(first["shares"].values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_ignored_pixels_count_nowhere(command_line, tmp_path):
-    """A third of each mask is 255, and of one picture all of it: it is told and left out."""
+def test_ignored_pixels_are_left_out(command_line, tmp_path):
+    """A third of each mask is 255, and all of one, which is reported and left out."""
     folder = make(tmp_path / "data", 2, names=("costs $5", "costs $9", "255 ignore"))
     for path in (folder / "masks").iterdir():
         label = np.array(Image.open(path))
         label[:, ::3] = 255
         Image.fromarray(label if path.stem != "07" else np.full_like(label, 255)).save(path)
-    own = load.load(str(folder), 32, 4)
+    own = load.load_data(str(folder), 32, 4)
     assert own.class_names == ("costs $5", "costs $9") and sum(own.counts.values()) == 19
     images, labels = next(iter(own.train))
     assert set(np.unique(labels)) == {0, 1, 255} and images.shape == (4, 32, 32, 3)
@@ -125,12 +125,12 @@ def test_ignored_pixels_count_nowhere(command_line, tmp_path):
     assert tuple(metrics["test"]["iou"]) == ("costs $5", "costs $9")
 
 
-def test_lists_of_the_splits(tmp_path):
+def test_split_lists(tmp_path):
     folder = make(tmp_path / "data", 3, values=(1, 2, 3), masks_in="annotations/trimaps")
     (folder / "annotations" / "trainval.txt").write_text("".join(f"{number:02} 1 1 1\n" for number in range(15)))
     (folder / "annotations" / "test.txt").write_text("".join(f"{number:02} 1 1 1\n" for number in range(15, 20)))
-    assert load.load(str(folder), 32, 4).counts == {"train": 13, "validation": 2, "test": 5}
-    # As others write them: with a BOM, with endings, and with a name that is not there.
+    assert load.load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 2, "test": 5}
+    # Variants in the wild: a BOM, file extensions, and a missing name.
     (folder / "annotations" / "test.txt").write_text("\ufeff15.jpg\n16.jpg\nnowhere.jpg\n", encoding="utf-8")
     found = folders.survey(folder)
     assert [pair.image.stem for pair in found.test] == ["15", "16"]
@@ -144,7 +144,7 @@ def test_lists_of_the_splits(tmp_path):
         folders.survey(folder)
 
 
-def test_real_pets_in_oxford_s_layout(command_line, shared):
+def test_real_pets_in_oxford_layout(command_line, shared):
     status, out, err = command_line(unet_scratch, "--data", shared / "pets_raw", "--check-data")
     assert (status, err) == (0, "")
     assert "130 pairs can be used, 100 to train with, 30 to test" in out
@@ -153,7 +153,7 @@ def test_real_pets_in_oxford_s_layout(command_line, shared):
 
 @pytest.fixture
 def spoilt(tmp_path):
-    """A data set with one problem of each kind, by the file's name."""
+    """A data set with one file per problem, named after it."""
     folder = make(tmp_path / "data", 3, count=12)
     picture, label = draw(3, 0)
     images, label_maps = folder / "images", folder / "masks"
@@ -188,7 +188,7 @@ PROBLEMS = {
 REMARKS = {"no_mask.png": "no partner", "no_picture.png": "no partner", "all_one.png": "all one class (sky)"}
 
 
-def test_every_problem_is_found_by_name(command_line, spoilt):
+def test_every_problem_is_reported(command_line, spoilt):
     status, out, err = command_line(unet_scratch, "--data", spoilt, "--check-data")
     assert status == 2 and err.count("\n") == 1 and f"problems: {len(PROBLEMS)}" in err
     remarks, problems = out.split("problems: ")
@@ -200,17 +200,17 @@ def test_every_problem_is_found_by_name(command_line, spoilt):
     assert not (spoilt.parent / "output").exists()
 
 
-def test_training_stops_on_what_would_train_wrong(command_line, spoilt, tmp_path):
+def test_training_refuses_faulty_data(command_line, spoilt, tmp_path):
     status, out, err = command_line(unet_scratch, "--data", spoilt, *QUICK, "--output", tmp_path / "output")
     assert status == 2 and err.count("\n") == 1 and "--check-data" in err and "Epoch" not in out
     for name in (*PROBLEMS, "all_one.png"):
         (spoilt / "masks" / name).unlink()
     status, _, err = command_line(unet_scratch, "--data", spoilt, *QUICK, "--output", tmp_path / "output")
-    assert (status, err) == (0, "")  # what has no partner does no harm
+    assert (status, err) == (0, "")  # unpaired files do no harm
 
 
-def test_a_smoothed_mask_is_told(tmp_path):
-    """0 and 255 with greys between them: what a resize with interpolation leaves behind."""
+def test_a_smoothed_mask_is_reported(tmp_path):
+    """0 and 255 with greys between, as left by an interpolating resize."""
     folder = make(tmp_path / "data", 2, values=(0, 255))
     label = np.array(Image.open(folder / "masks" / "03.png"))
     label[0, :5] = range(100, 105)
@@ -221,7 +221,7 @@ def test_a_smoothed_mask_is_told(tmp_path):
 
 
 def four_bits(folder):
-    """Pillow stretches the values of such a grey picture to 0, 17, 34, ..."""
+    """Writes 4-bit masks: Pillow scales their values to 0, 17, 34, ..."""
     for path in (folder / "masks").iterdir():
         label = np.array(Image.open(path))
         rows = b"".join(b"\0" + bytes(row[0::2] << 4 | row[1::2]) for row in label)
@@ -252,15 +252,15 @@ def relabel(*values):
         (lambda folder: (folder / "images" / "03.png").write_bytes(b"x"), "has the same mask"),
     ],
 )
-def test_what_would_train_wrong_without_a_word(tmp_path, spoil, words):
+def test_silently_wrong_data_is_refused(tmp_path, spoil, words):
     folder = make(tmp_path / "data", 3)
     spoil(folder)
     with pytest.raises(InputError, match=words):
-        load.load(str(folder), 32, 4)
+        load.load_data(str(folder), 32, 4)
 
 
 @pytest.mark.parametrize("text", ["\ufeffa\r\nb\r\nc\r\n", "0 a\n1: b\n2 c\n", "# names\na\n\nb\nc\nIGNORE (255)\n"])
-def test_ways_to_write_the_names(tmp_path, text):
+def test_class_name_formats(tmp_path, text):
     folder = make(tmp_path / "data", 3)
     (folder / "classes.txt").write_text(text, encoding="utf-8", newline="")
     assert folders.survey(folder).class_names == ("a", "b", "c")
@@ -276,25 +276,25 @@ def test_ways_to_write_the_names(tmp_path, text):
         (lambda folder: (folder / "classes.txt").write_bytes(b"\xff\xfe\xfa"), "text in UTF-8"),
     ],
 )
-def test_folders_that_cannot_be_used(tmp_path, spoil, words):
+def test_unusable_folders(tmp_path, spoil, words):
     folder = make(tmp_path / "data", 3)
     spoil(folder)
     with pytest.raises(InputError, match=words):
-        load.load(str(folder), 32, 4)
+        load.load_data(str(folder), 32, 4)
 
 
-def test_one_class_alone_is_refused(tmp_path):
+def test_a_single_class_is_refused(tmp_path):
     folder = make(tmp_path / "data", 3, values=(1, 1, 1), names=SHAPES[:3])
     with pytest.raises(InputError, match="one class alone"):
-        load.load(str(folder), 32, 4)
+        load.load_data(str(folder), 32, 4)
 
 
-def test_check_data_wants_a_folder(command_line, tmp_path):
+def test_check_data_requires_a_folder(command_line, tmp_path):
     status, _, err = command_line(unet_scratch, "--check-data", "--data", "synthetic")
     assert status == 2 and "--data DIR" in err and err.count("\n") == 1
 
 
-def test_a_picture_for_255_classes(tmp_path):
+def test_mosaic_of_255_classes(tmp_path):
     names = [f"class {index}" for index in range(255)]
     colors = masks.palette(names)
     assert colors.shape == (255, 3) and len(np.unique(colors[:100], axis=0)) == 100
@@ -305,4 +305,4 @@ def test_a_picture_for_255_classes(tmp_path):
     few, many = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("few", "many"))
     assert few.shape[1] == many.shape[1]
     black = [(picture[:, : picture.shape[1] // 4] == 0).all(-1).any(1).sum() for picture in (few, many)]
-    assert black[1] > 0.9 * black[0]  # the photo, black, is as large beside a long legend
+    assert black[1] > 0.9 * black[0]  # a long legend does not shrink the black photo

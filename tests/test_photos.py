@@ -1,4 +1,4 @@
-"""Photos as people have them: every kind is read upright as 8-bit RGB, and what cannot be read is named."""
+"""Photos in the wild: every kind is read upright as 8-bit RGB, and unreadable files are reported."""
 
 import os
 import pathlib
@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 COLORS = np.array([[(250, 10, 20), (30, 240, 40)], [(50, 60, 230), (200, 210, 220)]], np.uint8)
-PICTURE = COLORS.repeat(24, axis=0).repeat(32, axis=1)  # four flat fields, 48 x 64
+PICTURE = COLORS.repeat(24, axis=0).repeat(32, axis=1)  # four flat tiles, 48 x 64
 
 
 def rotated(path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held so that the picture has to be turned clockwise
+    exif[0x0112] = 6  # to be turned clockwise for display
     Image.fromarray(np.rot90(PICTURE).copy()).save(path.with_suffix(".jpg"), exif=exif, quality=95)
     return path.with_suffix(".jpg")
 
@@ -72,7 +72,7 @@ def test_every_kind_of_photo(kind, tmp_path):
     grey = {"black and white": "1", "grey": "L", "16 bits": "L"}.get(kind, "RGB")
     expected = np.asarray(Image.fromarray(PICTURE).convert(grey).convert("RGB")).astype(int)
     assert pixels.shape == expected.shape
-    # In the middle of the fields, for a JPEG blurs colours at the edges.
+    # Only inside the tiles: JPEG blurs colours at their edges.
     difference = np.abs(pixels.astype(int) - expected)[4:20, 4:28]
     assert difference.max() <= (45 if kind == "cmyk" else 8)
 
@@ -124,23 +124,23 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_cannot_be_read_says_why(kind, tmp_path):
+def test_unreadable_photos_give_the_reason(kind, tmp_path):
     make, words = BAD[kind]
     path = make(tmp_path / kind)
     with pytest.raises(InputError, match=f"{path.name}.*{words}"):
         photos.read(path)
 
 
-def test_a_folder_is_its_pictures(tmp_path):
+def test_photos_of_a_folder(tmp_path):
     for name in ("b", "A", "c"):
         saved("RGB", ".png")(tmp_path / name)
-    (tmp_path / "c.png").rename(tmp_path / "c.dat")  # a picture all the same
-    (tmp_path / "broken.jpeg").write_text("broken")  # says that it is one, so it is to be told
+    (tmp_path / "c.png").rename(tmp_path / "c.dat")  # still a picture
+    (tmp_path / "broken.jpeg").write_text("broken")  # claims to be one, so it is reported
     (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "._b.png").write_text("left by a Mac")
     (tmp_path / "paper.pdf").write_text("Pillow can write such, but it is no photo")
     (tmp_path / "phone.HEIC").write_text("a photo that Pillow cannot read: better told than passed over")
-    os.mkfifo(tmp_path / "pipe")  # whoever opens it waits for ever
+    os.mkfifo(tmp_path / "pipe")  # opening it blocks forever
     (tmp_path / "below").mkdir()
     saved("RGB", ".png")(tmp_path / "below" / "d")
     assert [path.name for path in photos.find(tmp_path)] == ["A.png", "b.png", "broken.jpeg", "c.dat", "phone.HEIC"]
@@ -152,13 +152,13 @@ def test_a_folder_without_pictures(tmp_path):
         photos.find(tmp_path)
 
 
-def test_names_of_the_outputs_never_meet():
+def test_output_names_never_collide():
     paths = ["a/cat.jpg", "b/cat.jpg", "c/cat-2.jpg", "a/cat.png", "a/Cat.png", "dog.jpg"]
     names = photos.output_names([pathlib.Path(path) for path in paths])
     assert names == ["cat", "cat-3", "cat-2", "cat-4", "Cat-5", "dog"]
 
 
-def test_reading_goes_on_after_a_bad_photo(tmp_path, capfd):
+def test_reading_continues_after_a_bad_photo(tmp_path, capfd):
     good = [saved("RGB", ".png")(tmp_path / name) for name in ("a", "b", "c", "d", "e")]
     bad = text(tmp_path / "c2")
     tally = photos.Tally()
@@ -170,7 +170,7 @@ def test_reading_goes_on_after_a_bad_photo(tmp_path, capfd):
     assert len(lines) == 2 and "nowhere: no such file" in lines[0] and f"{bad}: not a picture" in lines[1]
 
 
-def test_links_in_a_circle_and_very_long_names(tmp_path, capfd):
+def test_circular_links_and_very_long_names(tmp_path, capfd):
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     saved("RGB", ".png")(tmp_path / ("long" * 60))
     found, _ = photos.find_all([tmp_path], tmp_path / "output", photos.Tally())
@@ -186,14 +186,14 @@ def test_photos_are_never_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "largest"), [("int32", 255), ("int32", 65535), ("float32", 1), ("float32", 65535)])
-def test_pictures_of_32_bits_are_scaled(tmp_path, kind, largest):
+def test_32_bit_images_are_scaled(tmp_path, kind, largest):
     grey = np.asarray(Image.fromarray(PICTURE).convert("L")) / 255
     Image.fromarray((grey * largest).astype(kind)).save(tmp_path / "scan.tif")
     pixels = photos.read(tmp_path / "scan.tif")
     np.testing.assert_allclose(pixels[..., 0] / pixels.max(), grey / grey.max(), atol=0.02)
 
 
-def test_png_files_hold_what_was_written(tmp_path):
+def test_png_round_trip(tmp_path):
     path = tmp_path / "a.png"
     alpha = np.dstack([PICTURE, PICTURE[..., :1]])
     numbers = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 20

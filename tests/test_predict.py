@@ -1,4 +1,4 @@
-"""Own photos through the trained recipes: what is written, and what is said of what cannot be."""
+"""Prediction on your own photos: the files written, and the errors for unusable input."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ SHIPPED = ROOT / "weights" / "unet_mobilenetv2.weights.h5"
 
 
 def drawn_photo(path, number=0, size=(384, 288)):
-    """A drawn pet, enlarged to the size of a small photo (width, height); returns the true label map."""
+    """Writes a drawn pet, enlarged to `size` (width, height); returns its true label map."""
     image, label = synthetic.draw(number, "test", image_size=128)
     Image.fromarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)).save(path, quality=95)
     return cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
@@ -39,7 +39,7 @@ def pet_iou(truth, mask):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A U-Net of 64 px with random weights: enough where it does not matter what it says."""
+    """A 64 px U-Net with random weights, for tests that ignore what it predicts."""
     path = tmp_path_factory.mktemp("weights") / "unet_scratch.keras"
     keras.utils.set_random_seed(1)
     models.save(unet_scratch.build_model(64, 3), path, scores.TRIMAP)
@@ -47,7 +47,7 @@ def weights(tmp_path_factory):
 
 
 def test_the_shipped_weights_cut_out_a_pet(command_line, tmp_path):
-    """One command, nothing trained: drawn pets, which these weights have never seen."""
+    """One command, no training, on drawn pets that these weights have never seen."""
     ious = []
     truths = {f"pet {number}": drawn_photo(tmp_path / f"pet {number}.png", number) for number in range(4)}
     status, out, err = command_line(
@@ -92,8 +92,8 @@ def test_the_shipped_weights_on_real_photos(command_line, shared, tmp_path):
     assert [line["path"] for line in lines] == [str(path) for path in paths]
 
 
-def test_a_cutout_is_clear_outside_and_full_inside():
-    """The outline follows the photo's edge, though the network answers at a tenth of its size."""
+def test_a_cutout_is_transparent_outside_and_opaque_inside():
+    """The outline follows the photo's edge, though the network's output is ten times smaller."""
     photo = np.full((300, 400, 3), (200, 60, 40), np.uint8)
     inside = np.zeros((300, 400), bool)
     inside[90:215, 115:290] = True
@@ -110,7 +110,7 @@ def test_a_cutout_is_clear_outside_and_full_inside():
     assert alpha.dtype == np.uint8 and (alpha[deep] == 255).all() and (alpha[far] == 0).all()
 
 
-def test_exif_rotation_turns_the_mask(command_line, weights, tmp_path):
+def test_the_mask_follows_exif_rotation(command_line, weights, tmp_path):
     drawn_photo(tmp_path / "a.png")
     pixels = np.asarray(Image.open(tmp_path / "a.png"))
     exif = Image.Exif()
@@ -124,7 +124,7 @@ def test_exif_rotation_turns_the_mask(command_line, weights, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
-def test_every_kind_beside_every_bad_one(command_line, weights, tmp_path, monkeypatch):
+def test_good_and_bad_photos_together(command_line, weights, tmp_path, monkeypatch):
     folder, good, bad = tmp_path / "photos", [], []
     folder.mkdir()
     for kind, make in KINDS.items():
@@ -152,7 +152,7 @@ def test_every_kind_beside_every_bad_one(command_line, weights, tmp_path, monkey
     assert status == 2 and "no picture" in err and err.count("\n") == 1 and out == ""
 
 
-def test_two_photos_of_one_name(command_line, weights, tmp_path):
+def test_two_photos_with_the_same_name(command_line, weights, tmp_path):
     for number, folder in enumerate("ab"):
         (tmp_path / folder).mkdir()
         drawn_photo(tmp_path / folder / "cat.png", number)
@@ -182,8 +182,8 @@ def test_a_video(command_line, weights, tmp_path):
     assert json.loads(line)["frames"] == 11
 
 
-def test_videos_that_are_odd(command_line, weights, tmp_path):
-    """A size that the codec cannot write, a frame rate that makes no sense, a file that breaks off."""
+def test_odd_videos(command_line, weights, tmp_path):
+    """A size that the codec cannot write, an absurd frame rate, a truncated file."""
     for name, rate, size in (("odd", 10, (161, 121)), ("fast", 90000, (160, 120)), ("cut", 10, (160, 120))):
         writer = cv2.VideoWriter(
             str(tmp_path / f"{name}.avi"), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), rate, size
@@ -202,7 +202,7 @@ def test_videos_that_are_odd(command_line, weights, tmp_path):
         assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == width and next(frames(video)).std() > 5
 
 
-def test_shards_are_disjoint_and_complete_and_go_on(command_line, weights, tmp_path):
+def test_shards_are_disjoint_and_complete_and_resume(command_line, weights, tmp_path):
     for number in range(7):
         drawn_photo(tmp_path / f"pet {number}.png", number, size=(64, 48))
     flags = ("--predict", tmp_path, "--weights", weights, "--output", tmp_path / "output")
@@ -214,7 +214,7 @@ def test_shards_are_disjoint_and_complete_and_go_on(command_line, weights, tmp_p
         paths += [json.loads(line)["path"] for line in lines]
     assert sorted(paths) == sorted(str(path) for path in tmp_path.glob("*.png"))
 
-    # A shard that was killed while it wrote its second line does what is missing and leaves the rest alone.
+    # A shard killed while writing its second line does only what is missing.
     journal = tmp_path / "output" / "predictions-1-of-3.jsonl"
     first, second, *_ = journal.read_text().splitlines(keepends=True)
     journal.write_text(first + second[:20])
@@ -229,7 +229,7 @@ def test_shards_are_disjoint_and_complete_and_go_on(command_line, weights, tmp_p
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
-def test_shards_that_make_no_sense(command_line, tmp_path, shard):
+def test_invalid_shards(command_line, tmp_path, shard):
     status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--shard", shard)
     assert status == 2 and f"--shard: {shard}" in err and err.count("\n") == 1
 
@@ -282,8 +282,8 @@ def test_nothing_trained_yet(command_line, tmp_path, monkeypatch):
     assert status == 2 and "--weights" in err and "--predict" in err
 
 
-def test_memory_does_not_grow_with_the_photos(weights, tmp_path):
-    """Never more than two batches and what is read ahead are in memory at once."""
+def test_memory_does_not_grow_with_the_number_of_photos(weights, tmp_path):
+    """At most two batches and the read-ahead are in memory at once."""
     for number in range(40):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02}.png")
     alive, most = set(), 0
@@ -296,8 +296,8 @@ def test_memory_does_not_grow_with_the_photos(weights, tmp_path):
     assert most <= 16 + photos.READ_AHEAD + 1
 
 
-def test_the_shipped_file():
-    """Half precision, small enough for git, and it says what it is."""
+def test_the_shipped_weights_file():
+    """Half precision, small enough for git, with its class names."""
     import h5py
 
     assert SHIPPED.stat().st_size <= 25e6
@@ -309,9 +309,11 @@ def test_the_shipped_file():
 
 
 def test_half_precision_costs_next_to_nothing(shared):
-    """Real test photos at the size of the training score what weights/README.md says, within what 64 photos tell."""
-    shipped = network.load("unet_mobilenetv2", lambda _, classes: unet_mobilenetv2.build_model(128, classes), SHIPPED)
-    pets = load.load("oxford_iiit_pet", 128, 32, data_dir=str(shared / "tfds"), limit=64)
+    """Real test photos at training size score as weights/README.md says, within the noise of 64 photos."""
+    shipped = network.from_weights(
+        "unet_mobilenetv2", lambda _, classes: unet_mobilenetv2.build_model(128, classes), SHIPPED
+    )
+    pets = load.load_data("oxford_iiit_pet", 128, 32, data_dir=str(shared / "tfds"), limit=64)
     matrix = np.zeros((3, 3))
     for images, labels in pets.test:
         found = shipped.probabilities(images.numpy().astype(np.float32)).argmax(-1)
@@ -323,7 +325,7 @@ def predictions(folder):
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
-def test_resume_skips_only_what_the_same_weights_made_of_the_same_file(command_line, weights, tmp_path):
+def test_resume_skips_only_the_same_file_with_the_same_weights(command_line, weights, tmp_path):
     for number in range(3):
         drawn_photo(tmp_path / f"{number}.png", number, size=(64, 48))
     output = tmp_path / "output"
@@ -334,7 +336,7 @@ def test_resume_skips_only_what_the_same_weights_made_of_the_same_file(command_l
     assert status == 0 and "photos: 0" in out and "done before: 3" in out and len(predictions(output)) == 3
     assert before == {path: path.stat().st_mtime_ns for path in output.glob("*.png")}
 
-    drawn_photo(tmp_path / "1.png", number=7, size=(64, 48))  # another photo of the same name
+    drawn_photo(tmp_path / "1.png", number=7, size=(64, 48))  # a different photo, same name
     status, out, _ = command_line(unet_scratch, *flags, weights)
     assert status == 0 and "photos: 1" in out and "done before: 2" in out
     changed = {path.name for path in output.glob("*.png") if path.stat().st_mtime_ns != before[path]}
@@ -347,7 +349,7 @@ def test_resume_skips_only_what_the_same_weights_made_of_the_same_file(command_l
     assert len({line["weights"] for line in predictions(output)}) == 1 and len(predictions(output)) == 3
 
 
-def test_a_fault_of_build_model_is_no_damaged_file(monkeypatch, tmp_path, command_line):
+def test_an_error_in_build_model_is_not_a_damaged_file(monkeypatch, tmp_path, command_line):
     def build_model(image_size, num_classes):
         raise RuntimeError("a fault of my own")
 
@@ -359,7 +361,7 @@ def test_a_fault_of_build_model_is_no_damaged_file(monkeypatch, tmp_path, comman
         )
 
 
-def test_a_damaged_file_says_what_was_found_and_gives_a_traceback_on_demand(weights, tmp_path):
+def test_a_damaged_file_is_explained_with_a_traceback_on_demand(weights, tmp_path):
     drawn_photo(tmp_path / "a.png")
     path, _ = cut_file(tmp_path, weights)
     command = [ROOT / "recipes" / "unet_scratch.py", "--predict", tmp_path / "a.png", "--weights", path]

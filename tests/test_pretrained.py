@@ -1,4 +1,4 @@
-"""The two recipes with a pretrained encoder: the weights are there, and the right ones move."""
+"""The recipes with a pretrained encoder: weights are loaded, and the right ones train."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ each_recipe = pytest.mark.parametrize("name", RECIPES)
 
 
 @each_recipe
-def test_the_weights_of_the_file_are_in_the_model(name, shared):
+def test_the_weights_file_is_loaded_into_the_model(name, shared):
     recipe, backbone = RECIPES[name]
     path = shared / "weights" / FILES[name]
     model = recipe.build_model(64, 3, encoders.weights_file(backbone, str(path)))
@@ -39,8 +39,8 @@ def test_the_weights_of_the_file_are_in_the_model(name, shared):
 
 
 @each_recipe
-def test_the_model_prepares_pixels_as_the_backbone_expects(name):
-    """What the first convolution gets equals keras.applications' own preprocessing."""
+def test_pixels_are_preprocessed_as_the_backbone_expects(name):
+    """The input of the first convolution equals keras.applications' preprocessing."""
     application = {"fcn_vgg16": keras.applications.vgg16, "unet_mobilenetv2": keras.applications.mobilenet_v2}[name]
     first = {"fcn_vgg16": "block1_conv1", "unet_mobilenetv2": "Conv1"}[name]
     model = RECIPES[name][0].build_model(64, 3)
@@ -57,13 +57,13 @@ def one_step(model):
 
 
 def moved(model):
-    """Takes a training step and says of each variable of the model whether it has changed."""
+    """Takes a training step and returns for each variable whether it changed."""
     before = {variable.path: np.array(variable) for variable in model.variables}
     one_step(model)
     return {variable.path: not np.array_equal(before[variable.path], variable) for variable in model.variables}
 
 
-def test_what_moves_in_each_stage_of_training():
+def test_which_weights_train_in_each_stage():
     model = unet_mobilenetv2.build_model(64, 3)
     encoder = {layer.name for layer in keras.applications.MobileNetV2(include_top=False, weights=None).layers}
     for with_encoder in (False, True):
@@ -72,15 +72,15 @@ def test_what_moves_in_each_stage_of_training():
             assert has_moved == (with_encoder or path.split("/")[-2] not in encoder), (with_encoder, path)
 
 
-def test_the_first_blocks_of_vgg16_stay_as_they_are():
+def test_the_first_blocks_of_vgg16_stay_frozen():
     model = fcn_vgg16.build_model(64, 3)
     fcn_vgg16.freeze_first_blocks(model)
-    one_step(model)  # the votes start at zero: nothing gets to the encoder before they have moved
+    one_step(model)  # score layers start at zero: no gradient reaches the encoder in the first step
     for path, has_moved in moved(model).items():
         assert has_moved == (not path.startswith(("block1", "block2"))), path
 
 
-def test_bilinear_enlargement_is_that_of_an_image_library():
+def test_bilinear_upsampling_matches_opencv():
     import cv2
 
     small = np.random.default_rng(0).normal(size=(1, 6, 6, 3)).astype(np.float32)
@@ -89,7 +89,7 @@ def test_bilinear_enlargement_is_that_of_an_image_library():
         layer.build(small.shape)
         layer.set_weights([fcn_vgg16.bilinear_kernel(factor, 3)])
         expected = cv2.resize(small[0], None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
-        inner = slice(factor, -factor)  # at the very edge cv2 repeats the last pixel, a convolution sees zeros
+        inner = slice(factor, -factor)  # at the edge cv2 repeats pixels, a convolution pads with zeros
         np.testing.assert_allclose(np.array(layer(small))[0, inner, inner], expected[inner, inner], atol=1e-5)
 
 
@@ -111,8 +111,8 @@ def bad_files(tmp_path):
 
 
 @each_recipe
-def test_weights_files_that_cannot_be_used(command_line, tmp_path, name):
-    """Through the command line: one line that names the file, exit status 2, nothing written."""
+def test_unusable_weights_files(command_line, tmp_path, name):
+    """From the command line: exit status 2, one line that names the file, nothing written."""
     for path, words in bad_files(tmp_path):
         flags = ("--data", "synthetic", "--backbone-weights", path, "--output", tmp_path / "output")
         status, _, err = command_line(RECIPES[name][0], *flags)
@@ -130,14 +130,14 @@ def test_weights_of_the_other_recipe(name, shared):
 
 @pytest.fixture
 def own_copy(tmp_path):
-    """The recipes in a folder of their own, whose weights/ is empty."""
+    """A copy of the recipes, without any weights."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
 @each_recipe
 def test_imagenet_weights_without_a_network(own_copy, name):
-    """With a proxy that nobody answers for."""
+    """The proxy refuses connections."""
     command = [sys.executable, own_copy / "recipes" / f"{name}.py", "--data", "synthetic"]
     proxy = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **proxy})
@@ -153,7 +153,7 @@ def as_keras_serves_it(encoder, path):
 
 
 def test_imagenet_weights_are_downloaded_once(own_copy, monkeypatch, http_server):
-    """From a server on this machine, which is switched off before the second time."""
+    """From a local server that is shut down before the second load."""
     monkeypatch.setattr(encoders, "ROOT", own_copy)
     served, server = http_server
     backbone = encoders.MOBILENETV2._replace(url=f"http://127.0.0.1:{server.server_port}")
@@ -167,8 +167,8 @@ def test_imagenet_weights_are_downloaded_once(own_copy, monkeypatch, http_server
     assert [path.name for path in (own_copy / "weights").iterdir()] == [backbone.file]
 
 
-def test_what_is_not_the_file_is_not_kept(own_copy, monkeypatch, http_server):
-    """A page that says "log in" with status 200, as hotels and offices have it; and a file that is not there."""
+def test_wrong_downloads_are_not_kept(own_copy, monkeypatch, http_server):
+    """A login page with status 200, as hotels and offices serve it; and a missing file."""
     monkeypatch.setattr(encoders, "ROOT", own_copy)
     served, server = http_server
     backbone = encoders.VGG16._replace(url=f"http://127.0.0.1:{server.server_port}")
@@ -181,7 +181,7 @@ def test_what_is_not_the_file_is_not_kept(own_copy, monkeypatch, http_server):
 
 
 def test_imagenet_weights_are_taken_from_the_weights_folder(own_copy, monkeypatch):
-    """The file put there by hand is found; here it holds numbers that are ours."""
+    """A file put there by hand is used; here it holds random weights."""
     monkeypatch.setattr(encoders, "ROOT", own_copy)
     mine = keras.applications.MobileNetV2(include_top=False, weights=None)
     (own_copy / "weights").mkdir()

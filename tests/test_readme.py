@@ -1,4 +1,4 @@
-"""The README: what it links is there, what it says of the measured runs is what they wrote."""
+"""The README: its links resolve, and its figures match the recorded runs."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", "weights/README.md"])
-def test_links_and_pictures_are_there(page):
+def test_links_and_pictures_exist(page):
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     assert links
@@ -25,7 +25,7 @@ def test_links_and_pictures_are_there(page):
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("resources/runs/*/metrics.json")), ids=lambda path: path.parent.name)
-def test_scores_are_what_was_measured(path):
+def test_scores_match_the_recorded_runs(path):
     metrics = json.loads(path.read_text())
     test, train = metrics["test"], metrics["train"]
     figures = [str(train["epochs"]), f"{train['seconds'] / 60:.0f}"]
@@ -34,11 +34,11 @@ def test_scores_are_what_was_measured(path):
 
 
 @pytest.mark.skipif(not (ROOT / "resources" / "ablation").exists(), reason="no ablation has been measured")
-def test_ablation_is_what_was_measured():
+def test_ablation_matches_the_recorded_runs():
     assert ablation.table(ROOT / "resources" / "ablation") in README
 
 
-def test_without_make_is_what_make_does():
+def test_commands_without_make_match_the_makefile():
     makefile = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
     (section,) = re.findall(r"<details><summary>The same without make</summary>(.+?)</details>", README, re.S)
     commands = [line for line in section.splitlines() if line.startswith(".venv/bin/")]

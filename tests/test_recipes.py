@@ -1,4 +1,4 @@
-"""The training recipes from the command line, on drawn pets: files out, mistakes told."""
+"""The training recipes from the command line, on drawn pets: files and error messages."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from conftest import ROOT
 from PIL import Image
 
 RECIPES = {"unet_scratch": unet_scratch, "fcn_vgg16": fcn_vgg16, "unet_mobilenetv2": unet_mobilenetv2}
-OWN_FLAGS = {  # what a recipe needs beside QUICK for a run of two epochs without a download
+OWN_FLAGS = {  # what a recipe needs besides QUICK to run two epochs without a download
     "unet_scratch": (),
     "fcn_vgg16": ("--backbone-weights", "none"),
     "unet_mobilenetv2": ("--backbone-weights", "none", "--frozen-epochs", 1),
@@ -37,7 +37,7 @@ each_recipe = pytest.mark.parametrize("name", RECIPES)
     ["unet_scratch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fcn_vgg16", "unet_mobilenetv2"))],
 )
 def test_a_run_from_the_terminal(name, tmp_path):
-    """A process of its own, as a person starts it: what it prints and every file it leaves."""
+    """In a separate process, as a user starts it: its output and every file it writes."""
     output = tmp_path / "first run"
     command = [
         sys.executable,
@@ -72,9 +72,9 @@ def test_a_run_from_the_terminal(name, tmp_path):
     assert metrics["train"]["images_per_second"] > trained / metrics["train"]["seconds"]
     assert metrics["config"]["batch_size"] == 8 and metrics["versions"]["keras"] == keras.__version__
 
-    # The saved model gives the very scores that were written.
+    # The saved model reproduces the recorded scores.
     model = keras.saving.load_model(output / f"{name}.keras")
-    pets = load.load("synthetic", 32, 8, limit=20)
+    pets = load.load_data("synthetic", 32, 8, limit=20)
     truth, answers = [], []
     for images, labels in pets.test:
         truth.append(labels.numpy())
@@ -100,7 +100,7 @@ def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, mon
         flags = (*QUICK[:4], "--epochs", 1, "--batch-size", 4, "--limit", 8, "--precision", "float32")
         status, out, err = command_line(unet_scratch, *flags, "--output", folder / run)
         assert status == 0, err
-        assert ("comparison.png" in out) == (run == "two")  # one run alone has nothing to be compared with
+        assert ("comparison.png" in out) == (run == "two")  # a single run has nothing to compare with
         histories[run] = report.read_history(folder / run / "history.csv").history
     assert histories["one"]["val_loss"] == pytest.approx(histories["two"]["val_loss"], rel=1e-4)
     table = (folder / "comparison.md").read_text().splitlines()
@@ -108,8 +108,8 @@ def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, mon
     assert Image.open(folder / "comparison.png").width > 800
 
 
-def test_other_data_keep_off_the_pets_files(command_line, tmp_path, monkeypatch):
-    """Without --output the names of folder and model end in that of the data, and the last lines say how to use it."""
+def test_other_data_does_not_overwrite_the_pets_files(command_line, tmp_path, monkeypatch):
+    """Without --output, folder and model are named after the data, and the last lines say how to use the model."""
     for module in (files, flags):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -143,8 +143,8 @@ def test_names_of_output_and_model(monkeypatch, data, end):
     assert (str(args.output), str(args.model)) == ("/tmp/elsewhere", "/tmp/elsewhere/x.keras")
 
 
-def test_epochs_are_all_of_them(command_line, tmp_path):
-    """Also those with the encoder frozen: where all are, its weights stay those of the file."""
+def test_epochs_include_frozen_epochs(command_line, tmp_path):
+    """With all epochs frozen, the encoder keeps the weights of the file."""
     file = tmp_path / "encoder.weights.h5"
     encoder = keras.applications.MobileNetV2(include_top=False, weights=None)
     encoder.save_weights(file)
@@ -159,8 +159,8 @@ def test_epochs_are_all_of_them(command_line, tmp_path):
         np.testing.assert_array_equal(model.get_layer(layer).get_weights(), encoder.get_layer(layer).get_weights())
 
 
-def test_a_loss_that_is_not_finite_ends_in_one_line(command_line, tmp_path):
-    """And where no epoch was finished, what an earlier run has left in the folder stays as it was."""
+def test_a_non_finite_loss_is_a_one_line_error(command_line, tmp_path):
+    """If no epoch has finished, the files of an earlier run stay unchanged."""
     for name in ("metrics.json", "history.csv"):
         (tmp_path / name).write_text("of an earlier run")
     quick = (*QUICK, "--batch-size", 2, "--backbone-weights", "none", "--learning-rate", 1e9, "--output", tmp_path)
@@ -170,7 +170,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_line(command_line, tmp_path):
     assert all((tmp_path / name).read_text() == "of an earlier run" for name in ("metrics.json", "history.csv"))
 
 
-def test_a_new_history_is_not_left_beside_the_scores_of_an_earlier_run(command_line, tmp_path, monkeypatch):
+def test_a_new_history_deletes_the_scores_of_an_earlier_run(command_line, tmp_path, monkeypatch):
     (tmp_path / "metrics.json").write_text("of an earlier run")
 
     def fail(*_):
@@ -215,11 +215,11 @@ def unwritable_folders(tmp_path):
     taken.write_text("I was here first")
     yield taken, "is a file"
     yield taken / "below", "is a file"
-    yield pathlib.Path("/proc/run"), "cannot write"  # not even the superuser can
+    yield pathlib.Path("/proc/run"), "cannot write"  # not even root can
     yield tmp_path / ("long" * 100), "cannot write"
 
 
-def test_an_output_folder_that_cannot_be_used(command_line, tmp_path):
+def test_unusable_output_folders(command_line, tmp_path):
     for folder, words in unwritable_folders(tmp_path):
         status, _, err = command_line(unet_scratch, *QUICK, "--output", folder)
         assert status == 2 and err.count("\n") == 1, err
@@ -228,7 +228,7 @@ def test_an_output_folder_that_cannot_be_used(command_line, tmp_path):
 
 
 def test_no_network_on_the_first_download(command_line, tmp_path, monkeypatch):
-    """Through the command line, with a proxy that nobody answers for: quick, one line, nothing left behind."""
+    """The proxy refuses connections: a one-line error, and nothing is left behind."""
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     flags = ("--data-dir", tmp_path / "tfds", "--output", tmp_path / "output")
@@ -239,15 +239,15 @@ def test_no_network_on_the_first_download(command_line, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistake_is_one_line_in_the_terminal():
-    """Nothing that a library has to say while it loads stands around it."""
+def test_an_error_is_one_line_in_the_terminal():
+    """No library prints anything around it while loading."""
     command = [sys.executable, ROOT / "recipes" / "unet_scratch.py", "--epochs", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("unet_scratch.py: --epochs: 0 is not") and done.stderr.count("\n") == 1
 
 
-def test_a_prepared_copy_that_is_not_whole(command_line, tmp_path):
+def test_incomplete_prepared_data(command_line, tmp_path):
     (tmp_path / "oxford_iiit_pet" / "4.0.0").mkdir(parents=True)
     status, _, err = command_line(unet_scratch, "--data-dir", tmp_path, "--output", tmp_path / "output")
     assert status == 2 and err.count("\n") == 1 and f"--data-dir {tmp_path}" in err, err
@@ -262,7 +262,7 @@ def test_real_pets_from_the_command_line(command_line, tmp_path, shared):
 
 
 @each_recipe
-def test_help_is_the_docstring_and_every_flag(command_line, name):
+def test_help_shows_the_docstring_and_every_flag(command_line, name):
     status, out, _ = command_line(RECIPES[name], "--help")
     assert status == 0 and RECIPES[name].__doc__.strip().splitlines()[0] in out
     flags = "data data-dir image-size epochs batch-size learning-rate precision limit seed output"
@@ -272,7 +272,7 @@ def test_help_is_the_docstring_and_every_flag(command_line, name):
     assert ("--frozen-epochs" in out) == (name == "unet_mobilenetv2")
 
 
-def test_wrong_number_of_frozen_epochs(command_line):
+def test_negative_frozen_epochs(command_line):
     status, _, err = command_line(unet_mobilenetv2, "--frozen-epochs", -1)
     assert status == 2 and "--frozen-epochs: -1" in err and err.count("\n") == 1
 
@@ -291,8 +291,8 @@ def test_colours():
 
 
 def test_the_libraries_work_together():
-    """opencv-contrib-python and the headless one that comes with tf-models-official write the same folder;
-    tensorflow-hub needs a module that new setuptools lack.
+    """opencv-contrib-python and the headless OpenCV of tf-models-official share an install folder;
+    tensorflow-hub needs a module that recent setuptools lacks.
     """
     import cv2
     import tensorflow_hub

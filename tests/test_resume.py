@@ -1,4 +1,4 @@
-"""Nothing is lost: runs that are killed, stopped, refused or out of space."""
+"""Runs that are killed, stopped, refused or out of space lose nothing."""
 
 import csv
 import functools
@@ -26,9 +26,9 @@ from conftest import ROOT
 from PIL import Image
 
 FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 16, "--precision", "float32")
-LARGER = ("--image-size", 64, "--limit", 48)  # here unet_scratch has dropout, whose random state has to be kept too
+LARGER = ("--image-size", 64, "--limit", 48)  # unet_scratch then has dropout, whose random state must be saved too
 EPOCHS = {
-    "unet_scratch": ("--epochs", 6),  # a run that is to be stopped after three is not at its end by then
+    "unet_scratch": ("--epochs", 6),  # so that a run stopped after three has not finished
     "fcn_vgg16": ("--epochs", 4, "--backbone-weights", "none"),
     "unet_mobilenetv2": ("--epochs", 4, "--frozen-epochs", 2, "--backbone-weights", "RANDOM"),
 }
@@ -36,7 +36,7 @@ EPOCHS = {
 
 @functools.cache
 def random_encoder():
-    """Holds random.weights.h5 of a MobileNetV2, with which unet_mobilenetv2 trains in its two stages."""
+    """A folder with random MobileNetV2 weights, so that unet_mobilenetv2 trains in two stages."""
     folder = tempfile.TemporaryDirectory()
     keras.applications.MobileNetV2(include_top=False, weights=None).save_weights(f"{folder.name}/random.weights.h5")
     return folder
@@ -59,7 +59,7 @@ def start(recipe, output, *more):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Tests that a shell has put into the background are deaf to Ctrl-C, and so would be what they start.
+        # A shell makes background jobs ignore Ctrl-C, and child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -83,7 +83,7 @@ def wait_for(condition, process, seconds=240):
 
 
 def check_whole(folder):
-    """Every file of a run can be read as what it is; half ones have other names."""
+    """Checks that every file of a run can be read; partial ones are hidden files."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
@@ -113,7 +113,7 @@ def same_runs(one, other):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run of each recipe, when it is asked for."""
+    """An uninterrupted run of each recipe, made on demand."""
     folder, made = tmp_path_factory.mktemp("whole"), {}
 
     def get(recipe):
@@ -128,7 +128,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", EPOCHS)
-def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(recipe, whole, tmp_path):
+def test_a_run_killed_again_and_again_matches_an_uninterrupted_one(recipe, whole, tmp_path):
     """SIGKILL at random moments, in both stages of unet_mobilenetv2 and while files are written."""
     rng = random.Random(recipe)
     output = tmp_path / recipe
@@ -146,10 +146,10 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(recipe, whole
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_stopped_by_hand_it_says_how_to_go_on(tmp_path, sent):
+def test_a_stopped_run_says_how_to_resume(tmp_path, sent):
     output = tmp_path / "unet_scratch"
     process = start("unet_scratch", output)
-    wait_for(lambda: epochs(output) >= 3, process)  # two are finished for good
+    wait_for(lambda: epochs(output) >= 3, process)  # at least two are saved
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -166,7 +166,7 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
     process = start("unet_scratch", tmp_path / "output")
     try:
         wait_for(lambda: has_begun(tmp_path / "output"), process)
-        process.send_signal(signal.SIGSTOP)  # it holds its folder, and does not come to its end
+        process.send_signal(signal.SIGSTOP)  # it keeps its folder locked and does not finish
         for more in ((), ("--resume",)):
             second = run("unet_scratch", tmp_path / "output", *more)
             assert second.returncode == 2 and second.stderr.count("\n") == 1, second.stderr
@@ -178,7 +178,7 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """A run that was killed after two epochs or three."""
+    """A run killed after two or three epochs."""
     output = tmp_path_factory.mktemp("interrupted") / "output"
     process = start("unet_scratch", output)
     wait_for(lambda: epochs(output) >= 3, process)
@@ -194,7 +194,7 @@ def resume(command_line, interrupted, tmp_path, *more):
     return command_line(unet_scratch, *FLAGS, *EPOCHS["unet_scratch"], "--output", output, "--resume", *more)
 
 
-def test_other_flags_are_refused(command_line, interrupted, tmp_path):
+def test_changed_flags_are_refused(command_line, interrupted, tmp_path):
     for flags, words in (
         (("--learning-rate", 0.5), "--learning-rate was 0.001 and is 0.5"),
         (("--epochs", 9), "--epochs was 6 and is 9"),
@@ -215,7 +215,7 @@ def test_other_flags_are_refused(command_line, interrupted, tmp_path):
     ],
     ids=["cut", "empty", "overwritten"],
 )
-def test_a_damaged_state_falls_back_to_the_one_before(command_line, interrupted, tmp_path, spoil):
+def test_a_damaged_state_falls_back_to_the_previous_one(command_line, interrupted, tmp_path, spoil):
     shutil.copytree(interrupted, tmp_path / "output")
     path = tmp_path / "output" / state.NAME
     path.write_bytes(spoil(path.read_bytes()))
@@ -226,7 +226,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(command_line, interrupted,
     assert epochs(tmp_path / "output") == 6
 
 
-def test_no_state_that_can_be_read(command_line, interrupted, tmp_path):
+def test_no_readable_state(command_line, interrupted, tmp_path):
     shutil.copytree(interrupted, tmp_path / "output")
     for name in (state.NAME, state.PREVIOUS):
         (tmp_path / "output" / name).write_bytes(b"damaged")
@@ -235,11 +235,11 @@ def test_no_state_that_can_be_read(command_line, interrupted, tmp_path):
 
 
 def limited(size):
-    """The disk is full from here on, as far as this process can tell: no file may grow over `size` bytes."""
+    """Simulates a full disk for a child process: no file may grow beyond `size` bytes."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(interrupted, tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_loses_nothing(interrupted, tmp_path):
     output = tmp_path / "output"
     shutil.copytree(interrupted, output)
     before = {path.name: path.read_bytes() for path in output.glob("[!.]*") if path.suffix in (".npz", ".keras")}
@@ -253,8 +253,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(interrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_really_full(interrupted, tmp_path):
-    """The same on a small file system of its own, where this user may mount one."""
+def test_a_full_file_system(interrupted, tmp_path):
+    """The same on a small file system, if this user may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     size = sum(path.stat().st_size for path in interrupted.iterdir()) + 3 * 2**20
@@ -268,14 +268,14 @@ def test_a_disk_that_is_really_full(interrupted, tmp_path):
         assert full.returncode == 1 and full.stderr.count("\n") == 1, full.stderr
         assert "No space left" in full.stderr
         check_whole(output)
-        assert state.load(output) is not None
+        assert state.last(output) is not None
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.mark.slow
-def test_weights_that_cannot_be_written_any_more(command_line, monkeypatch, tmp_path):
-    """weights/ goes away in the middle: a file takes its place, which not even the superuser can write into."""
+def test_weights_become_unwritable(command_line, monkeypatch, tmp_path):
+    """weights/ is deleted during the run and replaced by a file, into which not even root can write."""
     weights = tmp_path / "weights"
     save = state.save
 
@@ -289,11 +289,11 @@ def test_weights_that_cannot_be_written_any_more(command_line, monkeypatch, tmp_
     flags = ("--data", "synthetic", "--image-size", 32, "--epochs", 6, "--batch-size", 8, "--limit", 16)
     status, _, err = command_line(unet_scratch, *flags)
     assert status == 1 and err.count("\n") == 1 and "weights" in err, err
-    assert state.load(tmp_path / "output" / "unet_scratch") is not None
+    assert state.last(tmp_path / "output" / "unet_scratch") is not None
 
 
-def test_what_backup_and_restore_of_keras_does_not_restore(tmp_path):
-    """Why the recipes keep a state of their own: the day this fails, Keras' own callback may do."""
+def test_keras_backup_and_restore_loses_the_random_state(tmp_path):
+    """Why the recipes save their own state: once this fails, Keras' callback may suffice."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     inputs, truth = np.ones((8, 4)), np.ones((8, 1))
@@ -316,8 +316,8 @@ def test_what_backup_and_restore_of_keras_does_not_restore(tmp_path):
         pytest.param(unet_mobilenetv2, marks=pytest.mark.slow),
     ],
 )
-def test_every_recipe_can_go_on(command_line, tmp_path, recipe):
-    """--resume where nothing was begun starts; that is what a job script wants, which always gives it."""
+def test_resume_in_a_new_folder_starts_a_run(command_line, tmp_path, recipe):
+    """So that a job script can always pass --resume."""
     name = recipe.__name__
     flags = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 8, "--epochs", 1)
     if name != "unet_scratch":

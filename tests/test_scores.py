@@ -20,11 +20,11 @@ def test_report_by_hand():
     assert report["iou"] == pytest.approx({"pet": 50 / 74, "background": 100 / 121, "border": 20 / 35})
     assert report["dice"] == pytest.approx({"pet": 100 / 124, "background": 200 / 221, "border": 40 / 55})
     assert report["mean_iou"] == pytest.approx((50 / 74 + 100 / 121 + 20 / 35) / 3)
-    # Pet and border are one: 79 pixels right, 11 missed, 10 too many.
+    # With pet and border merged: 79 hits, 11 misses, 10 false positives.
     assert report["pet_iou_binary"] == pytest.approx(79 / 100)
 
 
-def test_a_class_that_is_nowhere_has_no_score():
+def test_an_absent_class_has_no_score():
     report = scores.report([[3, 1, 0], [0, 4, 0], [0, 0, 0]], ("sky", "road", "moon"))
     assert report["iou"]["moon"] is None and report["dice"]["moon"] is None
     assert report["mean_iou"] == pytest.approx((3 / 4 + 4 / 5) / 2)
@@ -62,7 +62,7 @@ def test_the_metric_works_in_a_compiled_training_step():
 
 
 def test_accuracy_and_mean_iou_share_one_matrix():
-    """Both are right, and ignored labels count in neither."""
+    """Both are correct and skip ignored labels."""
     accuracy, confusion = scores.metrics(3)
     assert [variable.path for variable in accuracy.variables] == []
     labels = np.array([[[0, 1, 2, 255]] * 4] * 2, np.uint8)
@@ -74,6 +74,6 @@ def test_accuracy_and_mean_iou_share_one_matrix():
     assert float(confusion.result()) == pytest.approx(expected["mean_iou"]) == pytest.approx(0.5)
 
 
-def test_a_trimap_in_any_order():
+def test_trimap_class_names_in_any_order():
     assert scores.is_trimap(TRIMAP) and scores.is_trimap(TRIMAP[::-1])
     assert not scores.is_trimap(("pet", "background"))

@@ -1,4 +1,4 @@
-"""The house: what people copy stays small, and imports run one way only."""
+"""Code structure: files to copy stay small, and imports go one way."""
 
 import ast
 
@@ -7,7 +7,7 @@ from conftest import ROOT
 
 RECIPES = ROOT / "recipes"
 FILES = sorted(RECIPES.rglob("*.py"))
-PLACES = ("recipe", "app", "common")  # arrows run from left to right
+PLACES = ("recipe", "app", "common")  # imports go from left to right
 
 
 def place(path) -> str:
@@ -41,7 +41,7 @@ def test_no_file_is_long():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RECIPES)))
-def test_arrows_run_one_way(path):
+def test_imports_go_one_way(path):
     recipes = {file.stem for file in RECIPES.glob("*.py")}
     for name in imports(path):
         root = name.split(".")[0]
@@ -51,13 +51,13 @@ def test_arrows_run_one_way(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RECIPES)))
-def test_what_is_private_or_of_one_system_is_imported_where_it_is_needed(path):
+def test_private_and_platform_modules_are_imported_where_used(path):
     for name in imports(path, top_level_only=True):
         assert not name.startswith("keras.src") and name not in ("fcntl", "resource", "pwd"), f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("name", ["unet_scratch", "fcn_vgg16", "unet_mobilenetv2"])
-def test_main_names_nothing_that_belongs_to_app(name):
+def test_main_uses_no_app_internals(name):
     (main,) = [
         node for node in ast.parse((RECIPES / f"{name}.py").read_text()).body if getattr(node, "name", "") == "main"
     ]

@@ -13,7 +13,7 @@ def draw_many(count, **options):
     return np.stack(images), np.stack(labels)
 
 
-def test_a_picture_is_a_function_of_seed_split_and_index():
+def test_an_image_depends_on_seed_split_and_index_alone():
     image, label = synthetic.draw(7, "train", seed=3, image_size=64)
     again, label_again = synthetic.draw(7, "train", seed=3, image_size=64)
     np.testing.assert_array_equal(image, again)
@@ -32,7 +32,7 @@ def test_pixels_and_class_ids():
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_class_shares_are_those_of_the_real_trimaps(size):
+def test_class_shares_match_real_trimaps(size):
     _, labels = draw_many(300, image_size=size)
     shares = np.bincount(labels.ravel(), minlength=3) / labels.size
     np.testing.assert_allclose(shares, [0.30, 0.58, 0.12], atol=0.04)
@@ -46,7 +46,7 @@ def test_the_border_is_a_ring_between_pet_and_background():
 
 
 def test_no_colour_threshold_finds_the_pets():
-    """The best split of a picture's colours into pet and rest, told the truth, still fails at the shape."""
+    """Even the best split of an image's colours, fitted to the true mask, misses the shape."""
     images, labels = draw_many(60, image_size=64)
     ious = []
     for image, label in zip(images, labels, strict=True):
@@ -58,10 +58,10 @@ def test_no_colour_threshold_finds_the_pets():
     assert np.mean(ious) < 0.8
 
 
-def test_drawing_is_fast_enough_to_feed_a_training():
+def test_drawing_is_fast_enough_for_training():
     synthetic.draw(0, image_size=128)
     began = time.process_time()
     draw_many(100, image_size=128)
     rate = 100 / (time.process_time() - began)
     print(f"{rate:.0f} images/s of 128 px on one core")
-    assert rate > 50  # a third of what is promised: a busy machine is no failure
+    assert rate > 50  # a third of the documented rate, for busy machines

@@ -1,4 +1,4 @@
-"""What every training step is made of: the loss, and how the weights are updated."""
+"""The loss, the optimizer and the learning rate schedule."""
 
 from app.cpu import optimizer
 from common import losses
@@ -14,7 +14,7 @@ def random_answer(seed=0, shape=(3, 8, 8), num_classes=4):
     return rng.integers(0, num_classes, shape).astype(np.uint8), rng.normal(size=(*shape, num_classes))
 
 
-def test_the_loss_by_its_definition():
+def test_the_loss_matches_its_definition():
     labels, logits = random_answer()
     labels[0, :4] = labels[2] = 255  # ignored: half of the first image, all of the last
     labels[1][labels[1] == 3] = 0  # the second shows three of the four classes
@@ -32,10 +32,10 @@ def test_the_loss_by_its_definition():
     assert float(losses.CrossEntropyAndDice()(labels, logits)) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_the_loss_of_a_perfect_answer_is_nothing():
+def test_a_perfect_prediction_has_zero_loss():
     labels, _ = random_answer()
     assert float(losses.CrossEntropyAndDice()(labels, 50.0 * np.eye(4)[labels])) == pytest.approx(0, abs=1e-5)
-    labels[:] = 1  # one class alone
+    labels[:] = 1  # a single class
     assert float(losses.CrossEntropyAndDice()(labels, 50.0 * np.eye(4)[labels])) == pytest.approx(0, abs=1e-5)
 
 
@@ -52,7 +52,7 @@ def trained(optimizer, jit_compile, steps=8):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])  # the second scales the loss
 @pytest.mark.parametrize("jit_compile", [False, True])  # as on a CPU, as on a GPU
-def test_adam_is_that_of_keras(precision, jit_compile):
+def test_adam_matches_keras(precision, jit_compile):
     keras.config.set_dtype_policy(precision)
     schedule = losses.warm_up_and_cosine(1e-2, 16)
     ours = trained(optimizer.FusedAdam(schedule), jit_compile)
@@ -70,6 +70,6 @@ def test_the_learning_rate_rises_and_falls():
     assert np.all(np.diff(rates[:6]) > 0) and np.all(np.diff(rates[5:]) < 0)
 
 
-def test_adam_says_what_it_cannot_do():
+def test_adam_refuses_amsgrad():
     with pytest.raises(ValueError, match="amsgrad"):
         optimizer.FusedAdam(amsgrad=True)

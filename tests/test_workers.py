@@ -1,4 +1,4 @@
-"""More than one device or machine: the same training as one, and one that goes away may come back."""
+"""Several devices or workers train like one, and a lost worker can rejoin."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "near"), [("float32", 5e-4), ("mixed_float16", 0.03)])  # as on most GPUs
 def test_two_devices_train_like_one(alone, tmp_path, precision, near):
-    """MirroredStrategy on two logical CPUs; the batch is the global one."""
+    """MirroredStrategy on two logical CPUs; the batch size is global."""
     process = launch(tmp_path / "output", "--epochs", 2, "--precision", precision, cpus=2)
     assert process.wait(240) == 0, logs(tmp_path)
     np.testing.assert_allclose(losses(tmp_path / "output"), alone, rtol=near)
@@ -87,8 +87,8 @@ def test_two_workers_train_like_one(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_comes_back(tmp_path):
-    """The chief notices, waits for it, and both go on after the last finished epoch."""
+def test_a_killed_worker_rejoins(tmp_path):
+    """The chief notices and waits for it; both resume after the last finished epoch."""
     cluster, output = free_addresses(2), tmp_path / "output"
     chief, other = (launch(output, "--epochs", 8, cluster=cluster, index=index) for index in range(2))
     end = time.monotonic() + 200
@@ -121,7 +121,7 @@ main()
 """
 
 
-def test_a_lost_worker_is_waited_for_within_a_bound(tmp_path):
+def test_the_wait_for_a_lost_worker_is_bounded(tmp_path):
     script = tmp_path / "lost.py"
     script.write_text(LOST.format(recipes=str(ROOT / "recipes")))
     done = subprocess.run([sys.executable, script, "--flag"], capture_output=True, text=True, timeout=120)
@@ -132,7 +132,7 @@ def test_a_lost_worker_is_waited_for_within_a_bound(tmp_path):
     assert "waiting for it to resume, 1 of 1" in done.stderr and "lost another worker 1 times" in done.stderr
 
 
-def test_a_fault_of_this_worker_keeps_its_text_and_is_not_repeated():
+def test_a_local_error_keeps_its_message_and_causes_no_restart():
     text = "cuDNN launch failure : input shape ([16,64,64,3])"
     with pytest.raises(tf.errors.InternalError, match="cuDNN launch failure"), clusters.restart_if_worker_lost():
         raise tf.errors.InternalError(None, None, text)
@@ -149,7 +149,7 @@ exec(compile(open({worker!r}).read(), {worker!r}, "exec"))
 
 @pytest.mark.slow
 def test_keras_still_needs_patching(tmp_path):
-    """Fails with a Keras whose fit works with several workers by itself: then `patch_keras` has to go."""
+    """Fails once Keras' own fit works with several workers: then remove `patch_keras`."""
     cluster, processes = free_addresses(2), []
     script = tmp_path / "unmended.py"
     script.write_text(
@@ -181,13 +181,13 @@ def test_keras_still_needs_patching(tmp_path):
         '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
     ],
 )
-def test_a_cluster_that_makes_no_sense(monkeypatch, config):
+def test_invalid_cluster(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(InputError, match="TF_CONFIG"):
         clusters.assemble(16)
 
 
-def test_a_batch_that_cannot_be_shared(tmp_path):
+def test_indivisible_batch_size(tmp_path):
     process = launch(tmp_path / "output", "--batch-size", 15, cpus=2)
     assert process.wait(120) == 2
     assert "--batch-size: 15 cannot be shared by 2 devices" in logs(tmp_path)

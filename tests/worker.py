@@ -1,4 +1,4 @@
-"""Trains unet_scratch as one of several devices or workers: `worker.py LOGICAL_CPUS FLAG...`, and keeps its weights."""
+"""Trains unet_scratch on logical CPUs or as a worker and saves its weights: `worker.py LOGICAL_CPUS FLAG...`."""
 
 import pathlib
 import sys

@@ -37,13 +37,13 @@ def program(stop_advice: str) -> Callable:
             try:
                 sys.exit(main() or 0)
             except InputError as error:
-                report(str(error))
+                print_error(str(error))
                 sys.exit(2)
             except OSError as error:  # a full disk, a folder that disappeared
-                report(f"{error.filename or 'a file'}: {one_line(error)}; everything finished before is kept")
+                print_error(f"{error.filename or 'a file'}: {one_line(error)}; everything finished before is kept")
                 sys.exit(1)
             except KeyboardInterrupt:
-                report(f"stopped; {stop_advice}")
+                print_error(f"stopped; {stop_advice}")
                 sys.stdout.flush()
                 os._exit(130)  # at once: reader threads may be waiting for the interpreter
 
@@ -52,7 +52,7 @@ def program(stop_advice: str) -> Callable:
     return decorate
 
 
-def report(mistake: str) -> None:
+def print_error(mistake: str) -> None:
     """Prints a mistake on stderr, in one line; a progress bar on the screen stays intact."""
     if sys.flags.dev_mode and sys.exc_info()[0]:
         traceback.print_exc()

@@ -1,8 +1,7 @@
-"""What each part of unet_mobilenetv2 contributes: `python tests/measure/ablation.py FLAGS...` trains four variants.
+"""Ablation of unet_mobilenetv2: `python tests/measure/ablation.py [VARIANT] FLAGS...` trains four variants, or one.
 
-Each variant trains six epochs with the flags of the recipe, such as --image-size or --data-dir; with the name of a
-variant before the flags, only that one is trained. Runs and curves go to output/ablation/. The table compares the best
-epochs on the validation photos; the test scores that each run also writes are not used.
+Each variant trains for six epochs and takes the recipe's flags, such as --image-size or --data-dir. Runs and curves go
+to output/ablation/. The table compares the best epochs on the validation set; the runs' test scores are not used.
 """
 
 import pathlib
@@ -12,7 +11,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "ablation"
 sys.path.insert(0, str(ROOT / "recipes"))
-VARIANTS = {  # the last of two equal flags wins
+VARIANTS = {  # the last value of a flag wins
     "fine_tuned": ("--epochs", "6", "--frozen-epochs", "1"),
     "frozen_only": ("--epochs", "6", "--frozen-epochs", "6"),
     "no_augmentation": ("--epochs", "6", "--frozen-epochs", "1"),
@@ -33,7 +32,7 @@ def train(name: str, flags: list[str]) -> None:
 
 
 def table(folder: pathlib.Path) -> str:
-    """A Markdown table of the runs in a folder: their best epochs on the validation photos."""
+    """A Markdown table of the best validation epoch of each run in a folder."""
     from app.training import report
 
     lines = ["| | pixel accuracy | mean IoU |", "|---|---|---|"]

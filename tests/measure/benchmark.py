@@ -29,21 +29,21 @@ SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
 PIPELINE_IMAGES = 3312
 PHOTOS = ((640, 427), (4000, 3000))  # width, height
 DETECTIONS, SURE = 100, 20
-LATEST = (30, 30, 5, 5, 5, 5, 5)  # so many seconds after the first, the next turn is not begun: a long one is steady
+LATEST = (30, 30, 5, 5, 5, 5, 5)  # seconds; a turn that would begin later is skipped: long turns vary little
 STARTS = 2
 
 
 class Work(NamedTuple):
     """What a process measures."""
 
-    turn: Callable[[], int]  # does it once, gives the number of images
-    before: float  # the memory of the process before it, MB
-    operations: int = 0  # for an image, counted
-    multiply: Callable[[], int] | None = None  # matrix products, gives the number of their operations
+    turn: Callable[[], int]  # runs once, returns the number of images
+    before: float  # memory of the process before it, MB
+    operations: int = 0  # per image
+    multiply: Callable[[], int] | None = None  # matrix products, returns their number of operations
 
 
 class Measured(NamedTuple):
-    """Of one way: the seconds for an image in each turn, those of its floor, the operations for it, and the MB."""
+    """One way's results: seconds per image and floor of each turn, operations per image, peak memory in MB."""
 
     seconds: list[float]
     floors: list[float]
@@ -58,24 +58,24 @@ def memory(field: str) -> float:
 
 
 def baseline() -> float:
-    """The memory of this process now, MB. Its peak counts from here on."""
+    """Resets the peak memory of this process; returns the current, MB."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     return memory("VmRSS")
 
 
 def timed(work: Callable[[], int]) -> float:
-    """Seconds for one of what `work` counts."""
+    """Seconds per item that `work` counts."""
     began = time.perf_counter()
     count = work()
     return (time.perf_counter() - began) / count
 
 
 def serve(pipe, is_plain: bool, set_up, arguments) -> None:
-    """What a process does: get ready, do a turn whenever it is asked to, and in the end tell its memory."""
+    """Runs in a process: sets up, takes a turn on each request, and finally reports its memory."""
     import app  # noqa: F401
 
     if is_plain:
-        os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)  # TensorFlow's own choice
+        os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)  # TensorFlow's default
     work = set_up(is_plain, *arguments)
     pipe.send(work.operations)
     while pipe.recv() == "turn":
@@ -96,7 +96,7 @@ def side_by_side(set_up, *arguments) -> list[Measured]:
             processes.append(process)
             pipes.append(pipe)
         ways = [Measured([], [], pipe.recv(), 0.0) for pipe in pipes]  # once both are ready
-        for process in processes:  # the one that waits would fill its buffers while the other one is measured
+        for process in processes:  # a waiting process would fill its buffers while the other is measured
             os.kill(process.pid, signal.SIGSTOP)
         began = time.perf_counter()
         for turn, latest in enumerate(LATEST):
@@ -116,13 +116,13 @@ def side_by_side(set_up, *arguments) -> list[Measured]:
             process.join(timeout=10)
         return ways
     finally:
-        for process in processes:  # one that is stopped could not end
+        for process in processes:  # a stopped process cannot exit
             process.kill()
             process.join()
 
 
 def pipeline(is_plain, size):
-    """Training batches out of as many photos with masks as Oxford-IIIT Pet has to train with."""
+    """Training batches from as many photos as the training split of Oxford-IIIT Pet."""
     from app.sources import synthetic
     from common import data
 
@@ -156,7 +156,7 @@ def pipeline(is_plain, size):
 
 
 def step(is_plain, recipe, size, batch_size):
-    """A training step by `train_on_batch`: forward, backward, update, metrics; ours has Dice and mean IoU more."""
+    """A training step by `train_on_batch`: forward, backward, update, metrics; ours adds Dice and mean IoU."""
     import importlib
 
     from app import device
@@ -199,12 +199,12 @@ def step(is_plain, recipe, size, batch_size):
 
 
 def matrix_products(size=2048, count=4) -> Callable[[], int]:
-    """What this machine can do at most, in the precision of the training."""
+    """Matrix products at the machine's peak rate, in the training precision."""
     import keras
     import tensorflow as tf
 
     values = tf.cast(tf.random.normal((size, size)), keras.config.dtype_policy().compute_dtype)
-    corner = tf.function(lambda: tf.linalg.matmul(values, values)[0, 0])  # all of it is worked out, little is copied
+    corner = tf.function(lambda: tf.linalg.matmul(values, values)[0, 0])  # computes all, copies little
 
     def multiply():
         for _ in range(count):
@@ -215,10 +215,10 @@ def matrix_products(size=2048, count=4) -> Callable[[], int]:
 
 
 def operations(model) -> int:
-    """Multiplications and additions of a training step for one image, in its convolutions.
+    """Multiplications and additions of a training step per image, in its convolutions.
 
-    Forward each weight is used once for each position of its kernel; backward once for its own gradient, unless it is
-    frozen, and once for that of what came in, unless nothing before it is trained.
+    The forward pass uses each weight once per kernel position. The backward pass uses it once for its own gradient,
+    unless it is frozen, and once for the input's, unless no earlier layer is trained.
     """
     import numpy as np
     from keras import layers
@@ -234,7 +234,7 @@ def operations(model) -> int:
 
 
 def inference(is_plain, batch_size):
-    """The probabilities of photos at 192 px by the weights that come with the project."""
+    """Class probabilities of 192 px photos with the shipped weights."""
     from app.photos import network
 
     import keras
@@ -247,7 +247,7 @@ def inference(is_plain, batch_size):
         model = unet_mobilenetv2.build_model(size, 3)
         model.load_weights(weights)
     else:
-        trained = network.load("unet_mobilenetv2", unet_mobilenetv2.build_model, weights)
+        trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, weights)
         assert trained.size == size
     photos = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32)
 
@@ -264,7 +264,7 @@ def inference(is_plain, batch_size):
 
 
 def mask_rcnn(is_plain, width, height):
-    """From a photo to its files, around a network that gives 100 detections, of which 20 are sure enough."""
+    """From photo to files, around a network with 100 detections, 20 of them above the threshold."""
     from app.detection import instances, label_map
     from app.photos import photos
     from app.sources import synthetic
@@ -290,7 +290,7 @@ def mask_rcnn(is_plain, width, height):
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
 
     def draw(name, width, height):
-        """A drawn pet with the noise of a camera: compresses no better than a photo does."""
+        """A drawn pet with camera noise, so that it compresses like a photo."""
         picture = cv2.resize(synthetic.draw(0, image_size=512)[0], (width, height)).astype(np.int16)
         picture += rng.integers(-6, 7, picture.shape, dtype=np.int16)
         cv2.imwrite(folder / name, picture.clip(0, 255).astype(np.uint8))
@@ -313,7 +313,7 @@ def mask_rcnn(is_plain, width, height):
 
 
 def start_up() -> list[Measured]:
-    """From the command to the end of the first training step, on drawn pets. The memory is that of all of it."""
+    """From the command to the end of the first training step, on drawn pets. Memory includes the imports."""
     own = [ROOT / "recipes" / "unet_scratch.py", "--data", "synthetic", "--image-size", 128, "--limit", 16]
     own += ["--epochs", 1, "--output", os.environ["BENCHMARK_FOLDER"]]
     ways = [(command, Measured([], [], 0, 0.0)) for command in (own, [ROOT / "tests" / "measure" / "plain.py"])]
@@ -352,7 +352,7 @@ HEAD = ("", "images/s", "plain", "faster", "MB", "plain", "memory", "GFLOP", "fl
 
 
 def row(title: str, ours: Measured, plain: Measured, in_seconds: bool = False) -> str:
-    """A line of the table. GFLOP are those of an image; the floor in images a second, and how near it is."""
+    """A line of the table: GFLOP per image; the floor in images a second and the share of it reached."""
     medians = [statistics.median(measured.seconds) for measured in (ours, plain)]
     cells = [f"{seconds:.1f} s" if in_seconds else f"{1 / seconds:.4g}" for seconds in medians]
     cells += [f"{statistics.median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True)):.2f} x"]

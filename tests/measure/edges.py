@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import unet_mobilenetv2
 
-TOLERANCE = 2  # pixels in a photo of 500
+TOLERANCE = 2  # pixels in a 500 px photo
 PET, BACKGROUND, BORDER = range(3)
 
 
@@ -47,7 +47,7 @@ def _resized(photo, probabilities, interpolation):
 
 
 def _largest(probabilities):
-    """The label map, and the probability of lying inside the middle of the border."""
+    """The label map, and the probability of lying inside the border's midline."""
     return probabilities.argmax(-1).astype(np.uint8), probabilities[..., PET] + probabilities[..., BORDER] / 2
 
 
@@ -75,11 +75,11 @@ def main() -> None:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--weights", type=pathlib.Path)
     args = parser.parse_args()
-    trained = network.load("unet_mobilenetv2", unet_mobilenetv2.build_model, args.weights)
+    trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, args.weights)
     found = folder.checked(args.folder)
     ways = (nearest, bilinear, guided_filter, as_here)
     matrices = {way: np.zeros((3, 3), np.int64) for way in ways}
-    pairs = {way: np.zeros((2, 2), np.int64) for way in ways}  # of overlap and union, border as pet and outline
+    pairs = {way: np.zeros((2, 2), np.int64) for way in ways}  # [border as pet, outline] x [intersection, union]
     f_scores = {way: [] for way in ways}
     for image, mask in found.test:
         photo, trimap = photos.read(image), folder.read_pair(image, mask, found.ids)[1][..., 0]

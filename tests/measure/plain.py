@@ -1,8 +1,8 @@
-"""The plain way to do what the recipes do, as in tutorials, for the benchmark to compare with.
+"""The recipes' tasks done the plain way, as in tutorials: the benchmark's baseline.
 
 float32 throughout, TensorFlow's default settings, all layers trained, Keras' RMSprop and cross-entropy. Images are
-cached as float32 after augmentation. A photo is read pixel by pixel, the masks of all detections are pasted over the
-whole photo, and matplotlib draws the picture; whatever is large stays in memory.
+cached as float32 after augmentation. A photo is read pixel by pixel, all detection masks are pasted at full photo
+size, and matplotlib draws the picture; large arrays stay in memory.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ def pipeline(examples: tf.data.Dataset, decode, size: int) -> tf.data.Dataset:
     def load(*element):
         image, label = decode(*element)
         image = tf.image.resize(image, (size, size))
-        label = tf.image.resize(label, (size, size))  # bilinear: it invents classes between two others
+        label = tf.image.resize(label, (size, size))  # bilinear, which invents in-between classes
         if np.random.uniform() > 0.5:  # drawn once, when TensorFlow traces this function
             image, label = tf.image.flip_left_right(image), tf.image.flip_left_right(label)
         return tf.cast(image, tf.float32) / 255, tf.cast(label, tf.float32)
@@ -36,7 +36,7 @@ def compile_model(model: keras.Model) -> None:
 
 
 def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> None:
-    """Reads a photo pixel by pixel, pastes all masks over the whole of it, draws them, and saves a figure."""
+    """Reads a photo pixel by pixel, pastes all masks at full photo size, draws them and saves a figure."""
     import matplotlib.pyplot as plt
     from official.vision.utils.object_detection import visualization_utils
 
@@ -68,7 +68,7 @@ def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> 
 
 
 def main() -> None:
-    """Trains one step on drawn pets, to time the start of a program."""
+    """Trains one step on drawn pets, to time program start-up."""
     from app.sources import synthetic
 
     import tensorflow_datasets  # noqa: F401  what a tutorial imports at its top

@@ -20,7 +20,7 @@ import tensorflow_hub as hub
 ARCHIVES = (".tar.gz", ".tgz")
 
 
-def load(handles: Sequence[str]):
+def first_available(handles: Sequence[str]):
     """Loads the first SavedModel that is available; those downloaded before come first.
 
     Args:

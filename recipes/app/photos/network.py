@@ -31,7 +31,9 @@ class Network(NamedTuple):
         return self.probabilities(pixels.astype(np.float32))
 
 
-def load(recipe: str, build_model: Callable[[int, int], keras.Model], weights: pathlib.Path | None = None) -> Network:
+def from_weights(
+    recipe: str, build_model: Callable[[int, int], keras.Model], weights: pathlib.Path | None = None
+) -> Network:
     """Loads trained weights: the given file, or the user's own training, or what comes with the project.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from app.cli import InputError, report
+from app.cli import InputError, print_error
 from app.files import replacing
 
 import cv2
@@ -60,7 +60,7 @@ class Tally:
     def fail(self, mistake: str) -> None:
         """Counts a photo that failed, and reports why."""
         self.failed += 1
-        report(mistake)
+        print_error(mistake)
 
     def exit_status(self) -> int:
         """0 if all went well, 1 if some photos failed, 2 if none could be done."""

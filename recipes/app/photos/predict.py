@@ -49,7 +49,7 @@ def run(
     pictures, videos = pictures[part - 1 :: parts], videos[part - 1 :: parts]
     found = len(pictures) + len(videos)
     where = device.description(device.gpu_details())  # before anything else uses it
-    trained = network.load(recipe, build_model, weights)
+    trained = network.from_weights(recipe, build_model, weights)
     lines = journal.Journal(output, trained.class_names, journal.fingerprint(trained.file), shard)
     if resume or shard:
         missing = set(lines.missing(pictures + videos))

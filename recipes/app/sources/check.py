@@ -8,7 +8,7 @@ from app.sources import folder
 import numpy as np
 
 
-def report(path: pathlib.Path) -> None:
+def print_findings(path: pathlib.Path) -> None:
     """Prints what a folder holds, with every remark and problem.
 
     Raises:

@@ -11,7 +11,7 @@ import tensorflow as tf
 NAMES = ("oxford_iiit_pet", "synthetic")
 
 
-def load(
+def load_data(
     data: str, image_size: int, batch_size: int, *, seed: int = 0, limit: int | None = None, data_dir: str | None = None
 ) -> pipelines.Data:
     """Builds the pipelines of a data set.

@@ -1,9 +1,9 @@
 """Synthetic pets: drawn cats and dogs with an exact trimap, for learning and testing without a download.
 
-Every picture is a function of (seed, split, index), so a data set needs no files and no memory. Three
-poses (side view, sitting, portrait) are put together from ellipses, polygons and thick curves, turned,
-scaled and placed at random, covered with fur and shaded. The background carries clutter of the very same
-fur and colours: a network has to learn shapes, a colour threshold does not get far.
+Every picture is a function of (seed, split, index), so the data set needs no files and no memory. Three poses (side
+view, sitting, portrait) are composed of ellipses, polygons and thick curves, rotated, scaled and placed at random,
+covered with fur and shaded. The background has clutter in the same fur and colours, so a colour threshold does not get
+far: a network has to learn shapes.
 """
 
 from app.sources import Source
@@ -26,7 +26,7 @@ SCENES = np.array(  # RGB of grass, sky, wood, carpet, wall, concrete, night
     [(92, 128, 62), (150, 182, 210), (150, 108, 70), (140, 66, 62), (206, 198, 182), (132, 132, 130), (52, 56, 76)],
     np.float32,
 )
-BORDER_WIDTH = 0.037  # of the image's side, to give the border the share it has in Oxford-IIIT Pet, 12 %
+BORDER_WIDTH = 0.037  # of the image's side; gives the border its share in Oxford-IIIT Pet, 12 %
 SUBPIXEL = 4  # OpenCV draws at 1/2**4 of a pixel
 
 
@@ -79,29 +79,29 @@ def _trimap(alpha: np.ndarray) -> np.ndarray:
     inside = (alpha > 127).astype(np.uint8)
     distances = [cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in (inside, 1 - inside)]
     label = np.where(inside, np.uint8(PET), np.uint8(BACKGROUND))
-    # A pixel's centre lies half a pixel less from the outline than from the nearest pixel beyond it.
+    # A pixel's centre is half a pixel closer to the outline than to the nearest pixel beyond it.
     label[distances[0] + distances[1] - 0.5 < BORDER_WIDTH * len(alpha) / 2] = BORDER
     return label
 
 
 def _noise(rng, size: int, cells: int, amplitude: float) -> np.ndarray:
-    """Smooth noise float32 [size, size, 1] in -amplitude..amplitude, of about `cells` bumps a side."""
+    """Smooth noise float32 [size, size, 1] in -amplitude..amplitude, with about `cells` bumps per side."""
     coarse = rng.random((cells, cells), np.float32) * np.float32(2 * amplitude) - np.float32(amplitude)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
 
 
 def _fur(rng, size: int, coat: np.ndarray, second_coat: np.ndarray) -> np.ndarray:
-    """A whole picture of fur, float32 [size, size, 3]: plain, tabby stripes or patches, with hairs."""
+    """A texture of fur, float32 [size, size, 3]: plain, tabby stripes or patches, with hairs."""
     kind = rng.integers(3)
     if kind == 0:  # plain
         mix = _noise(rng, size, 3, 0.2) + 0.2
-    elif kind == 1:  # tabby: a sine wave that noise bends
+    elif kind == 1:  # tabby: a sine wave bent by noise
         along = np.linspace(0, rng.uniform(25, 60), size, dtype=np.float32)
         mix = 0.5 + 0.5 * np.sin(along[None, :, None] + _noise(rng, size, 5, 3.0))
     else:  # patches
         mix = np.clip(0.5 + _noise(rng, size, 6, 3.0), 0, 1)
     hairs = cv2.resize(_noise(rng, size, size, 22.0), (size, size))
-    hairs = cv2.blur(hairs, (1, max(2, size // 32)))[..., None]  # drawn out along one direction
+    hairs = cv2.blur(hairs, (1, max(2, size // 32)))[..., None]  # stretched along one direction
     return (coat * (1 - mix) + second_coat * mix + 1.6 * hairs).astype(np.float32)
 
 
@@ -122,7 +122,7 @@ def _scene(rng, size: int) -> np.ndarray:
     elif kind == 3:  # tiles
         tiles = rng.uniform(3, 8)
         mix = ((x * tiles + rng.random()) % 1 < 0.5) ^ ((y * tiles) % 1 < 0.5)
-    elif kind == 4:  # grass: noise drawn out upwards
+    elif kind == 4:  # grass: noise stretched upwards
         mix = np.clip(0.5 + cv2.blur(_noise(rng, size, size, 2.5), (1, max(2, size // 10))), 0, 1)
     else:  # a floor and a wall
         mix = (y > rng.uniform(0.4, 0.8)).astype(np.float32)
@@ -131,7 +131,7 @@ def _scene(rng, size: int) -> np.ndarray:
 
 
 def _add_clutter(rng, scene: np.ndarray, fur: np.ndarray) -> np.ndarray:
-    """Puts one cushion, box or rope of the pet's own fur (rolled, perhaps tinted) into the scene."""
+    """Adds a cushion, box or rope in the pet's own fur (shifted and tinted) to the scene."""
     size = len(scene)
     shape = np.zeros((size, size), np.uint8)
     center = rng.uniform(-0.05, 1.05, 2) * size
@@ -152,7 +152,7 @@ def _add_clutter(rng, scene: np.ndarray, fur: np.ndarray) -> np.ndarray:
 
 
 def _shade(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Darkens a shape towards its outline, so that it looks round."""
+    """Darkens a shape towards its outline, so it looks round."""
     depth = cv2.distanceTransform((alpha > 127).astype(np.uint8), cv2.DIST_L2, 3)
     return image * (0.72 + 0.28 * np.minimum(1, depth / (0.09 * len(alpha))))[..., None].astype(np.float32)
 
@@ -175,9 +175,9 @@ def _curve(canvas, points, width, color):
 
 
 class Pet:
-    """A pet on a canvas of its own: `image` float32 [size, size, 3] and `alpha` uint8 [size, size].
+    """A pet on its own canvas: `image` float32 [size, size, 3] and `alpha` uint8 [size, size].
 
-    Poses are written in a square of -1..1 (x to the right, y down) that `_place` turns, scales and moves.
+    Poses are drawn in a square of -1..1 (x to the right, y down), which `_place` rotates, scales and moves.
     """
 
     def __init__(self, rng, size: int, fur: np.ndarray, coat: np.ndarray):
@@ -194,7 +194,7 @@ class Pet:
         return np.asarray(points, np.float64) @ self.matrix.T + self.origin
 
     def oval(self, center, axes, angle=0.0, color=None):
-        """A filled ellipse: silhouette and fur where color is None, else paint on the silhouette."""
+        """A filled ellipse: silhouette and fur if color is None, otherwise paint on the silhouette."""
         canvas, color = (self.alpha, 255) if color is None else (self.image, tuple(map(float, color)))
         turned = self.angle + self.side * angle
         _ellipse(canvas, self._place(center), np.multiply(axes, self.scale), turned, color)
@@ -235,7 +235,7 @@ class Pet:
         self._head(np.array((rng.uniform(-0.1, 0.1), -0.55)), rng.uniform(0.3, 0.38))
 
     def portrait(self):
-        """Head and shoulders, close by, as in many photos of pets."""
+        """Head and shoulders, close up, as in many photos of pets."""
         rng = self.rng
         self.origin += (0, 0.12 * self.scale)
         self.limb([(0, 0.1), (0, 1.0)], 0.75)
@@ -258,7 +258,7 @@ class Pet:
         for side in (-1, 1):
             self._ear(at, radius, side, pointed)
         look = 0.35 if profile else rng.uniform(-0.12, 0.12)
-        if not self.is_cat:  # a muzzle, which sticks out when seen from the side
+        if not self.is_cat:  # a muzzle, which sticks out in profile
             reach = 0.75 if profile else 0.0
             self.oval(at(look + reach, 0.3), (radius * rng.uniform(0.42, 0.6), radius * 0.36))
             self.oval(at(look + reach, 0.32), (radius * 0.36, radius * 0.28), color=pale)

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from app.cli import InputError, one_line, report
+from app.cli import InputError, one_line, print_error
 
 import keras
 import tensorflow as tf
@@ -136,7 +136,7 @@ def restart_if_worker_lost() -> Iterator[None]:
         if attempt > RESTARTS:
             reason = f"lost another worker {RESTARTS} times without finishing an epoch ({one_line(error)})"
             raise InputError(f"TF_CONFIG: {reason}; start all workers again with --resume") from error
-        report(f"another worker is gone ({one_line(error)}); waiting for it to resume, {attempt} of {RESTARTS}")
+        print_error(f"another worker is gone ({one_line(error)}); waiting for it to resume, {attempt} of {RESTARTS}")
         sys.stdout.flush()
         time.sleep(2)
         os.environ[COUNTER] = str(attempt)

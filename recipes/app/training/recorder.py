@@ -134,7 +134,7 @@ def begin(
         files.remove_leftovers(model_path.parent)
         if not resume:
             state.remove(folder)
-    left = state.load(folder) if resume else None
+    left = state.last(folder) if resume else None
     if left:
         state.check(left.facts["about"], about)
         if not zipfile.is_zipfile(model_path):

@@ -57,7 +57,7 @@ def start(
         has_encoder=encoder is not None,
     )
     if args.check_data:
-        check.report(pathlib.Path(args.data))
+        check.print_findings(pathlib.Path(args.data))
         sys.exit(0)
     if args.predict:
         own = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
@@ -117,7 +117,7 @@ class Run:
         """
         config = self.config
         names = ("data", "image_size", "batch_size", "seed", "limit", "data_dir")
-        data = load.load(**{name: config[name] for name in names})
+        data = load.load_data(**{name: config[name] for name in names})
         counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
         print(f"{self.recipe} | {config['data']}, {self.image_size} px: {counts} | {self.device}", flush=True)
         about = {name: config[name] for name in state.FLAGS if name in config}

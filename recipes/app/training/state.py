@@ -40,7 +40,7 @@ def save(folder: pathlib.Path, model: keras.Model, facts: dict[str, Any]) -> Non
             os.link(folder / NAME, folder / PREVIOUS)  # a second name, so one complete state always exists
 
 
-def load(folder: pathlib.Path) -> State | None:
+def last(folder: pathlib.Path) -> State | None:
     """Reads the last complete state; None if there is none.
 
     Raises:
