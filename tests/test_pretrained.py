@@ -1,13 +1,10 @@
 """The recipes with a pretrained encoder: weights are loaded, and the right ones train."""
 
-import os
-import shutil
-import subprocess
-import sys
 
+from app import files
 from app.cli import InputError
 from app.sources import synthetic
-from app.training import encoders
+from app.training import encoders, flags
 
 import fcn_vgg16
 import h5py
@@ -15,7 +12,6 @@ import keras
 import numpy as np
 import pytest
 import unet_mobilenetv2
-from conftest import ROOT
 from keras.src.legacy.saving import legacy_h5_format  # the format of the files that Keras downloads
 
 FILES = {"fcn_vgg16": "vgg16_imagenet_notop.weights.h5", "unet_mobilenetv2": "mobilenet_v2_1.0_notop.weights.h5"}
@@ -129,21 +125,22 @@ def test_weights_of_the_other_recipe(name, shared):
 
 
 @pytest.fixture
-def own_copy(tmp_path):
-    """A copy of the recipes, without any weights."""
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+def own_copy(tmp_path, monkeypatch):
+    """An empty project folder."""
+    for module in (encoders, files, flags):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     return tmp_path
 
 
 @each_recipe
-def test_imagenet_weights_without_a_network(own_copy, name):
+def test_imagenet_weights_without_a_network(command_line, own_copy, monkeypatch, name):
     """The proxy refuses connections."""
-    command = [sys.executable, own_copy / "recipes" / f"{name}.py", "--data", "synthetic"]
-    proxy = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **proxy})
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    for variable in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    status, _, err = command_line(RECIPES[name][0], "--data", "synthetic")
+    assert status == 2 and err.count("\n") == 1, err
     for words in (RECIPES[name][1].file, RECIPES[name][1].url, str(own_copy / "weights"), "--backbone-weights none"):
-        assert words in done.stderr
+        assert words in err
     assert not list(own_copy.glob("weights/*")) and not (own_copy / "output").exists()
 
 
@@ -152,9 +149,8 @@ def as_keras_serves_it(encoder, path):
         legacy_h5_format.save_weights_to_hdf5_group(file, encoder)
 
 
-def test_imagenet_weights_are_downloaded_once(own_copy, monkeypatch, http_server):
+def test_imagenet_weights_are_downloaded_once(own_copy, http_server):
     """From a local server that is shut down before the second load."""
-    monkeypatch.setattr(encoders, "ROOT", own_copy)
     served, server = http_server
     backbone = encoders.MOBILENETV2._replace(url=f"http://127.0.0.1:{server.server_port}")
     mine = keras.applications.MobileNetV2(include_top=False, weights=None)
@@ -167,9 +163,8 @@ def test_imagenet_weights_are_downloaded_once(own_copy, monkeypatch, http_server
     assert [path.name for path in (own_copy / "weights").iterdir()] == [backbone.file]
 
 
-def test_wrong_downloads_are_not_kept(own_copy, monkeypatch, http_server):
+def test_wrong_downloads_are_not_kept(own_copy, http_server):
     """A login page with status 200, as hotels and offices serve it; and a missing file."""
-    monkeypatch.setattr(encoders, "ROOT", own_copy)
     served, server = http_server
     backbone = encoders.VGG16._replace(url=f"http://127.0.0.1:{server.server_port}")
     with pytest.raises(InputError, match=r"404.*by hand"):
@@ -180,9 +175,8 @@ def test_wrong_downloads_are_not_kept(own_copy, monkeypatch, http_server):
     assert not list((own_copy / "weights").iterdir())
 
 
-def test_imagenet_weights_are_taken_from_the_weights_folder(own_copy, monkeypatch):
+def test_imagenet_weights_are_taken_from_the_weights_folder(own_copy):
     """A file put there by hand is used; here it holds random weights."""
-    monkeypatch.setattr(encoders, "ROOT", own_copy)
     mine = keras.applications.MobileNetV2(include_top=False, weights=None)
     (own_copy / "weights").mkdir()
     as_keras_serves_it(mine, own_copy / "weights" / encoders.MOBILENETV2.file)

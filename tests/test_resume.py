@@ -146,7 +146,7 @@ def test_a_run_killed_again_and_again_matches_an_uninterrupted_one(recipe, whole
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_stopped_run_says_how_to_resume(tmp_path, sent):
+def test_a_stopped_run_says_how_to_resume(command_line, tmp_path, sent):
     output = tmp_path / "unet_scratch"
     process = start("unet_scratch", output)
     wait_for(lambda: epochs(output) >= 3, process)  # at least two are saved
@@ -154,23 +154,24 @@ def test_a_stopped_run_says_how_to_resume(tmp_path, sent):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.count("\n") == 1 and "--resume" in err and "Traceback" not in err, err
-    done = run("unet_scratch", output, "--resume")
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert re.search(r"resuming after epoch [23]", done.stdout)
-    assert "Epoch 6/6" in done.stdout and "Epoch 2/6" not in done.stdout and epochs(output) == 6
-    again = run("unet_scratch", output, "--resume")
-    assert again.returncode == 0 and "is finished" in again.stdout and "Epoch" not in again.stdout
+    flags = (*FLAGS, *EPOCHS["unet_scratch"], "--output", output, "--resume")
+    status, out, err = command_line(unet_scratch, *flags)
+    assert (status, err) == (0, "")
+    assert re.search(r"resuming after epoch [23]", out)
+    assert "Epoch 6/6" in out and "Epoch 2/6" not in out and epochs(output) == 6
+    status, out, _ = command_line(unet_scratch, *flags)
+    assert status == 0 and "is finished" in out and "Epoch" not in out
 
 
-def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
+def test_a_second_run_into_the_same_folder_is_refused(command_line, tmp_path):
     process = start("unet_scratch", tmp_path / "output")
     try:
         wait_for(lambda: has_begun(tmp_path / "output"), process)
         process.send_signal(signal.SIGSTOP)  # it keeps its folder locked and does not finish
         for more in ((), ("--resume",)):
-            second = run("unet_scratch", tmp_path / "output", *more)
-            assert second.returncode == 2 and second.stderr.count("\n") == 1, second.stderr
-            assert "another run is writing" in second.stderr
+            status, _, err = command_line(unet_scratch, *FLAGS, "--output", tmp_path / "output", *more)
+            assert status == 2 and err.count("\n") == 1, err
+            assert "another run is writing" in err
     finally:
         process.kill()
         process.communicate()
@@ -239,7 +240,7 @@ def limited(size):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_full_disk_is_a_one_line_error_and_loses_nothing(interrupted, tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_loses_nothing(command_line, interrupted, tmp_path):
     output = tmp_path / "output"
     shutil.copytree(interrupted, output)
     before = {path.name: path.read_bytes() for path in output.glob("[!.]*") if path.suffix in (".npz", ".keras")}
@@ -248,8 +249,8 @@ def test_a_full_disk_is_a_one_line_error_and_loses_nothing(interrupted, tmp_path
     check_whole(output)
     assert {name: (output / name).read_bytes() for name in before} == before
     assert not [path for path in output.iterdir() if path.name.startswith(".") and path.name != ".running"]
-    done = run("unet_scratch", output, "--resume")  # there is space again
-    assert done.returncode == 0, done.stderr
+    status, _, err = resume(command_line, interrupted, tmp_path)  # there is space again
+    assert status == 0, err
 
 
 @pytest.mark.slow
