@@ -1,6 +1,5 @@
 """The recipes with a pretrained encoder: weights are loaded, and the right ones train."""
 
-
 from app import files
 from app.cli import InputError
 from app.sources import synthetic

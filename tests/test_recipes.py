@@ -9,7 +9,7 @@ import sys
 
 from app import files
 from app.sources import load, synthetic
-from app.training import flags, report
+from app.training import cluster, flags, report, runs
 from common import masks
 
 import fcn_vgg16
@@ -143,6 +143,14 @@ def test_names_of_output_and_model(monkeypatch, data, end):
     assert (str(args.output), str(args.model)) == ("/tmp/elsewhere", "/tmp/elsewhere/x.keras")
 
 
+@pytest.mark.parametrize(("file", "frozen"), [("encoder.h5", 2), (None, 0)])
+def test_how_many_epochs_are_frozen(file, frozen):
+    """At most all of them, and none if the encoder starts random."""
+    config = {"image_size": 32, "epochs": 2, "frozen_epochs": 3, "learning_rate": 0.1}
+    assert runs.Run("x", config, [], cluster.assemble(1), file).frozen_epochs == frozen
+
+
+@pytest.mark.slow
 def test_epochs_include_frozen_epochs(command_line, tmp_path):
     """With all epochs frozen, the encoder keeps the weights of the file."""
     file = tmp_path / "encoder.weights.h5"
@@ -168,18 +176,6 @@ def test_a_non_finite_loss_is_a_one_line_error(command_line, tmp_path):
     assert status == 2 and err.count("\n") == 1, err
     assert re.search(r"loss is not finite after step \d of epoch \d: .*--learning-rate", err), err
     assert all((tmp_path / name).read_text() == "of an earlier run" for name in ("metrics.json", "history.csv"))
-
-
-def test_a_new_history_deletes_the_scores_of_an_earlier_run(command_line, tmp_path, monkeypatch):
-    (tmp_path / "metrics.json").write_text("of an earlier run")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device", "a file")
-
-    monkeypatch.setattr(report, "score", fail)
-    quick = ("--data", "synthetic", "--image-size", 32, "--epochs", 1, "--batch-size", 8, "--limit", 8)
-    assert command_line(unet_scratch, *quick, "--output", tmp_path)[0] == 1
-    assert not (tmp_path / "metrics.json").exists() and (tmp_path / "history.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The loss, the optimizer and the learning rate schedule."""
 
 from app.cpu import optimizer
-from common import losses
+from app.training.recorder import Recorder
+from common import losses, scores
 
 import keras
 import numpy as np
@@ -73,3 +74,20 @@ def test_the_learning_rate_rises_and_falls():
 def test_adam_refuses_amsgrad():
     with pytest.raises(ValueError, match="amsgrad"):
         optimizer.FusedAdam(amsgrad=True)
+
+
+def test_the_recorder_is_a_callback_like_any_other(tmp_path):
+    """Plain Keras with it; a new history is never left beside the scores of an earlier run."""
+    (tmp_path / "metrics.json").write_text("of an earlier run")
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(3, 1)], name="tiny")
+    model.compile(optimizer.FusedAdam(0.1), losses.CrossEntropyAndDice(), metrics=scores.metrics(3), jit_compile=False)
+    images, labels = np.random.default_rng(0).normal(size=(8, 4, 4, 3)), np.ones((8, 4, 4), np.uint8)
+    recorder = Recorder(tmp_path, tmp_path / "tiny.keras", "abc", {})
+    assert list(tmp_path.iterdir()) == [tmp_path / "metrics.json"]
+    model.fit(images, labels, validation_data=(images, labels), epochs=2, verbose=0, callbacks=[recorder])
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3 and recorder.finished_epochs == 2
+    assert 0 < recorder.training_seconds < recorder.seconds
+    assert not (tmp_path / "metrics.json").exists()
+    saved = keras.saving.load_model(tmp_path / "tiny.keras")
+    best = max(row["val_mean_iou"] for row in recorder.rows)
+    assert recorder.best == best and saved.count_params() == model.count_params()
