@@ -79,7 +79,8 @@ def test_adam_refuses_amsgrad():
 def test_the_recorder_is_a_callback_like_any_other(tmp_path):
     """Plain Keras with it; a new history is never left beside the scores of an earlier run."""
     (tmp_path / "metrics.json").write_text("of an earlier run")
-    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(3, 1)], name="tiny")
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs), name="tiny")
     model.compile(optimizer.FusedAdam(0.1), losses.CrossEntropyAndDice(), metrics=scores.metrics(3), jit_compile=False)
     images, labels = np.random.default_rng(0).normal(size=(8, 4, 4, 3)), np.ones((8, 4, 4), np.uint8)
     recorder = Recorder(tmp_path, tmp_path / "tiny.keras", "abc", {})
