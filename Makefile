@@ -1,7 +1,7 @@
-# make demo    trains a U-Net on drawn pets for about two minutes, cuts a cat out, and says which pictures to open
-# make test    checks the style and runs the tests that fit into five minutes; make test-all runs all of them
-# make bench   speed and memory against the plain way, five to ten minutes
-# All set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.12.
+# make demo    trains a U-Net on drawn pets for two to six minutes, cuts out a cat, and says which pictures to open
+# make test    checks the style and runs the fast tests, about five minutes; make test-all also runs the slow ones
+# make bench   measures speed and memory against the plain way, five to ten minutes
+# All of them set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.12.
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.10 python3 python; do \
 	$$python -c 'import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
@@ -32,7 +32,7 @@ bench: .venv/installed
 
 .venv/installed: requirements.txt | .venv/bin/pip
 	$(BIN)/pip install -q -r requirements.txt
-# On a server without a desktop OpenCV misses libGL; its build for servers does without.
+# OpenCV needs libGL, which a server without a desktop lacks; its headless build does not.
 	$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 	$(BIN)/pip uninstall -q -y opencv-contrib-python opencv-python-headless; \
 	$(BIN)/pip install -q --force-reinstall --no-deps 'opencv-contrib-python-headless>=5.0,<5.1'; \

@@ -95,11 +95,13 @@ def main() -> None:
     num_classes = len(pets.class_names)
     with run.scope():
         model = run.adapt(build_model(run.image_size, num_classes, run.encoder_weights))
-    # A random encoder is trained from the first epoch, at the full learning rate.
-    peak = run.learning_rate * (FINE_TUNE_FACTOR if run.encoder_weights else 1)
-    stages = ((0, run.frozen_epochs, run.learning_rate, False), (run.frozen_epochs, run.epochs, peak, True))
+    # (first epoch, last epoch, peak learning rate, whether the encoder is trained)
+    stages = [(0, run.frozen_epochs, run.learning_rate, False)]
+    stages += [(run.frozen_epochs, run.epochs, run.learning_rate * FINE_TUNE_FACTOR, True)]
+    if not run.encoder_weights:  # a random encoder is trained from the start
+        stages = [(0, run.epochs, run.learning_rate, True)]
     for first, last, peak, is_trainable in stages:
-        if last <= max(first, run.finished_epochs):  # without epochs, or finished before an interruption
+        if last <= max(first, run.finished_epochs):  # no epochs, or finished before an interruption
             continue
         with run.scope():
             set_encoder_trainable(model, is_trainable)

@@ -1,12 +1,12 @@
 """Speed and memory of the recipes against the plain way (plain.py): `make bench`.
 
-    python tests/measure/benchmark.py [pipeline] [step] [inference] [mask] [start]      all of them, or some
+    python tests/measure/benchmark.py [pipeline] [step] [inference] [mask] [start]      some lines, or all
 
-The two ways of a line run in a process each and take turns, one to seven, so that a noisy machine disturbs both alike;
-the one that waits is stopped. "Faster" is the median over the turns. MB is the peak of a process above what it held
-after its imports (of the start: all of it). The floor of a training step is its multiplications and additions over the
-rate of a large matrix product in the same precision, measured after each step; each way has a floor of its own. Needs
-Linux, and 9 GB for the plain way with the largest photo. GPUs are left out.
+The two ways of a line run in one process each and take up to seven turns, so that a noisy machine disturbs both alike;
+the waiting process is stopped. "Faster" is the median over the turns. MB is the peak memory of a process above its
+imports (for the start, its total). The floor of a training step is its multiplications and additions over the rate of
+a large matrix product in the same precision, measured after each step; each way has its own floor. Needs Linux, and
+9 GB for the plain way with the largest photo. GPUs are not measured.
 """
 
 import argparse
