@@ -290,7 +290,7 @@ def test_weights_become_unwritable(command_line, monkeypatch, tmp_path):
     flags = ("--data", "synthetic", "--image-size", 32, "--epochs", 6, "--batch-size", 8, "--limit", 16)
     status, _, err = command_line(unet_scratch, *flags)
     assert status == 1 and err.count("\n") == 1 and "weights" in err, err
-    assert state.last(tmp_path / "output" / "unet_scratch") is not None
+    assert state.last(tmp_path / "output" / "unet_scratch-synthetic") is not None
 
 
 def test_keras_backup_and_restore_loses_the_random_state(tmp_path):
