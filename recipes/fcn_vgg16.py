@@ -97,7 +97,7 @@ def bilinear_kernel(factor: int, num_classes: int) -> np.ndarray:
     return np.einsum("y,x,io->yxio", line, line, np.eye(num_classes)).astype(np.float32)
 
 
-@cli.program(stop_advice=runs.STOP_ADVICE)
+@cli.program()
 def main() -> None:
     run = runs.start(
         "fcn_vgg16",

@@ -13,7 +13,7 @@ Run:     python recipes/unet_mobilenetv2.py
          python recipes/unet_mobilenetv2.py --data DIR
              train on DIR/images and DIR/masks
          python recipes/unet_mobilenetv2.py --predict cat.jpg
-             segment your own photos, if you like with the weights that come with the project
+             segment your own photos, with the weights in this repository until you train your own
 Expect:  test mean IoU 0.786 at 128 px.
 Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015;
          Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
@@ -79,7 +79,7 @@ def set_encoder_trainable(model: keras.Model, trainable: bool) -> None:
         layer.trainable = trainable
 
 
-@cli.program(stop_advice=runs.STOP_ADVICE)
+@cli.program()
 def main() -> None:
     run = runs.start(
         "unet_mobilenetv2",

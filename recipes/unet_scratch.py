@@ -23,7 +23,7 @@ from common import losses, scores
 import keras
 from keras import layers
 
-EPOCHS = 60  # without pretrained features the validation curve keeps rising for long
+EPOCHS = 60  # without pretrained features the validation curve rises for a long time
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-3  # the peak, after the warm-up; it ends at 0
 ENCODER_FILTERS = (64, 128, 256, 512, 512, 512, 512, 512)
@@ -75,7 +75,7 @@ def build_model(image_size: int, num_classes: int) -> keras.Model:
     return keras.Model(inputs, logits, name="unet_scratch")
 
 
-@cli.program(stop_advice=runs.STOP_ADVICE)
+@cli.program()
 def main() -> None:
     run = runs.start(
         "unet_scratch", __doc__, build_model, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE

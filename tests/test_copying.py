@@ -58,4 +58,3 @@ def test_three_files_and_plain_keras_train_on_your_own_data(tmp_path):
     assert all(
         min(picture.size) > 200 and len(picture.convert("RGB").getcolors(2**24)) > 50 for picture in pictures.values()
     )
-    assert (tmp_path / "model.keras").exists()

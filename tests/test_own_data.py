@@ -140,7 +140,7 @@ def test_split_lists(tmp_path):
         and "nowhere" in found.remarks[0]
     )
     (folder / "annotations" / "test.txt").write_text("03\n16\n")
-    with pytest.raises(InputError, match=r"1 names stand in trainval.txt too, like 03"):
+    with pytest.raises(InputError, match=r"1 names are in trainval.txt too, like 03"):
         folders.survey(folder)
 
 

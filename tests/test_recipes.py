@@ -146,8 +146,9 @@ def test_names_of_output_and_model(monkeypatch, data, end):
 @pytest.mark.parametrize(("file", "frozen"), [("encoder.h5", 2), (None, 0)])
 def test_how_many_epochs_are_frozen(file, frozen):
     """At most all of them, and none if the encoder starts random."""
-    config = {"image_size": 32, "epochs": 2, "frozen_epochs": 3, "learning_rate": 0.1}
-    assert runs.Run("x", config, [], cluster.assemble(1), file).frozen_epochs == frozen
+    config = {"image_size": 32, "epochs": 2, "frozen_epochs": 3, "learning_rate": 0.1, "batch_size": 1}
+    config |= dict.fromkeys(("data", "output", "model"))
+    assert runs.Run("x", config, "CPU", cluster.assemble(1), file).frozen_epochs == frozen
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_the_wait_for_a_lost_worker_is_bounded(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 2 and done.stderr.count("reset by peer") == 2, (
         done.stderr
     )
-    assert "waiting for it to resume, 1 of 1" in done.stderr and "lost another worker 1 times" in done.stderr
+    assert "restarting to wait for it, 1 of 1" in done.stderr and "lost another worker again and again" in done.stderr
 
 
 def test_a_local_error_keeps_its_message_and_causes_no_restart():

@@ -20,7 +20,7 @@ report = runs.Run.report
 
 
 def keep_weights_and_report(run, data):
-    np.savez(run.config["output"].with_name(f"weights-{run.team.worker}.npz"), *run.recorder.model.get_weights())
+    np.savez(run.output.with_name(f"weights-{run.team.worker}.npz"), *run.recorder.model.get_weights())
     report(run, data)
 
 

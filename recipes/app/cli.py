@@ -22,7 +22,7 @@ class InputError(Exception):
     """A mistake that the user can fix: a wrong flag, file or folder. The text says what is wrong and what to do."""
 
 
-def program(stop_advice: str) -> Callable:
+def program(stop_advice: str = "finished epochs are kept, and the same command with --resume goes on") -> Callable:
     """Decorates a recipe's main(), which may return an exit status: mistakes become one line on stderr.
 
     The exit status is 2 for an InputError, 1 for a file that cannot be read or written, 130 for Ctrl-C, which also

@@ -29,12 +29,6 @@ def download(url: str, path: pathlib.Path) -> None:
                 bar.update(len(block))
 
 
-def check_reachable(url: str) -> None:
-    """Raises requests.RequestException if a URL cannot be downloaded; fetches nothing."""
-    with requests.get(url, stream=True, timeout=TIMEOUT) as response:
-        response.raise_for_status()
-
-
 @contextlib.contextmanager
 def time_limit() -> Iterator[None]:
     """Applies TIMEOUT to requests made without one, as tensorflow-datasets makes them."""

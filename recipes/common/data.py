@@ -50,7 +50,7 @@ def from_datasets(
 
     Args:
       train, validation, test: pairs of an image uint8 [H, W, 3], 0..255, of any size, and its label map, integers
-        [H, W] or [H, W, 1]. Labels from len(class_names) to 255 are ignored.
+        [H, W] or [H, W, 1]. Labels >= len(class_names) become at most 255; losses.py and scores.py ignore them.
       class_names: one name for each class id.
       image_size: side in pixels; images (bilinear) and label maps (nearest neighbour) are resized to it.
       batch_size: images in a batch.
@@ -60,6 +60,7 @@ def from_datasets(
     """
 
     def prepare(image, label):
+        label = tf.cast(tf.minimum(tf.cast(label, tf.int32), 255), tf.uint8)
         return resize(image, label if label.shape.rank == 3 else label[..., tf.newaxis], image_size)
 
     splits = {"train": train, "validation": validation, "test": test}
@@ -110,9 +111,12 @@ def from_datasets(
 def split(examples: tf.data.Dataset, share: float = 0.1, seed: int = 0) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Holds out a random, seeded share of a finite data set; returns the rest and the share.
 
-    Split before decoding: each part reads every element and drops those of the other.
+    Split before decoding and shuffling: each part reads all elements, which have to come in the same order each time,
+    and drops those of the other. Raises ValueError if either part would be empty.
     """
     count = _count(examples, "split")
+    if not 0 < share < 1 or max(1, round(share * count)) == count:
+        raise ValueError(f"split: a share of {share} of {count} examples leaves nothing")
     held_out = np.zeros(count, bool)
     held_out[np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]] = True
 
@@ -141,10 +145,10 @@ def augment(
     """Flips, crops and recolours each image of a batch independently, and its labels with it.
 
     Half of the images are mirrored. Half are cropped to a window of 60 to 100 % of their side and enlarged to full
-    size; the others stay whole, as test images are. Contrast, saturation and brightness vary. Everything is drawn
-    from `seed`, two integers, so any batch can be made again, and any part of it: from image `first` of `total`.
+    size; the others stay whole, as test images are. Contrast, saturation and brightness vary. All random numbers come
+    from `seed`, two integers, so any batch, or its images from `first` on out of `total`, can be reproduced.
 
-    Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W].
+    Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W], of a static shape.
     """
     count, height, width = labels.shape
     uniform = tf.random.stateless_uniform((7, total or count), seed=tf.cast(tf.stack(seed), tf.int64))
@@ -180,8 +184,9 @@ def _is_pair(spec) -> bool:
     if not isinstance(spec, tuple) or len(spec) != 2 or not all(isinstance(part, tf.TensorSpec) for part in spec):
         return False
     image, label = spec
-    is_image = image.dtype == tf.uint8 and image.shape.rank == 3
-    return is_image and label.dtype.is_integer and label.shape.rank in (2, 3)
+    is_image = image.dtype == tf.uint8 and image.shape.is_compatible_with((None, None, 3))
+    is_label = label.shape.rank == 2 or (label.shape.rank == 3 and label.shape[-1] in (None, 1))
+    return is_image and image.shape.rank == 3 and label.dtype.is_integer and is_label
 
 
 def _count(examples: tf.data.Dataset, name: str) -> int:
@@ -196,11 +201,7 @@ def _count(examples: tf.data.Dataset, name: str) -> int:
 
 
 def _in_memory(examples: tf.data.Dataset, count: int) -> Callable:
-    """Reads all (image, label) pairs into two uint8 arrays, a quarter less memory than `Dataset.cache`.
-
-    Returns:
-      A function from indices [B] to images [B, H, W, 3] and labels [B, H, W].
-    """
+    """Reads all pairs into two arrays, in a quarter less memory than `Dataset.cache`; gives a batch of indices [B]."""
     with tf.device("CPU"):  # where the pipeline runs, also beside a GPU
         arrays = [tf.Variable(tf.zeros((count, *spec.shape), tf.uint8)) for spec in examples.element_spec]
     read = 0

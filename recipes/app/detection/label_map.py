@@ -7,7 +7,7 @@ from app.cli import InputError
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 FIELDS = (("name", 1), ("id", 2), ("display_name", 4))  # of StringIntLabelMapItem; others are ignored
-NO_ITEM = 'no line like item { id: 1 display_name: "person" } in it'
+EXAMPLE = 'no line like item { id: 1 display_name: "person" } could be read'
 
 
 def read(path: pathlib.Path) -> dict[int, str]:
@@ -18,21 +18,22 @@ def read(path: pathlib.Path) -> dict[int, str]:
     """
     label_map = _message_class()()
     try:
-        text_format.Parse(path.read_text(encoding="utf-8"), label_map, allow_unknown_field=True)
+        text_format.Parse(path.read_text(encoding="utf-8-sig"), label_map, allow_unknown_field=True)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise InputError(f"--labels {path}: cannot be read ({reason})") from error
     except text_format.ParseError as error:
-        raise InputError(f"--labels {path}: not a label map ({error}); {NO_ITEM}") from error
+        cause = " ".join(str(error).split())
+        raise InputError(f"--labels {path}: not a label map ({cause}); {EXAMPLE}") from error
     names = {item.id: item.display_name or item.name for item in label_map.item if item.HasField("id")}
     names = {number: name for number, name in names.items() if name}
     if not names:
-        raise InputError(f"--labels {path}: {NO_ITEM}")
+        raise InputError(f"--labels {path}: {EXAMPLE}")
     return names
 
 
 def _message_class():
-    """The message type StringIntLabelMap, as far as it is needed: the API's package is no requirement."""
+    """The message type StringIntLabelMap, with only the fields used here, so the API's package is not required."""
     file = descriptor_pb2.FileDescriptorProto(name="label_map.proto", package="cookbook", syntax="proto2")
     item, whole = file.message_type.add(name="Item"), file.message_type.add(name="LabelMap")
     field = descriptor_pb2.FieldDescriptorProto

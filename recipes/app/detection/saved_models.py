@@ -99,7 +99,7 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path, origin: str) -> None:
     def plain(member, _):
         path = pathlib.PurePosixPath(member.name)
         if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
-            raise InputError(f"{origin}: not unpacked, for {member.name} is a link or leads out of the archive")
+            raise InputError(f"{origin}: not unpacked, {member.name} is a link or leads out of the archive")
         return tarfile.data_filter(member, folder)
 
     try:

@@ -1,4 +1,4 @@
-"""Network answers at a photo's own size: label maps, cutouts and overlays."""
+"""Predictions at a photo's own size: label maps, cutouts and overlays."""
 
 from collections.abc import Sequence
 
@@ -21,8 +21,8 @@ def enlarge(
     """Enlarges class probabilities to a photo's size, guided by the photo.
 
     They are smoothed where the photo is smooth and keep their steps at its edges (Min et al.: Fast Global Image
-    Smoothing Based on Weighted Least Squares, TIP 2014). A trimap's border is nothing visible but a band on both sides
-    of the outline, so it is drawn around the guided outline.
+    Smoothing Based on Weighted Least Squares, TIP 2014). A trimap's border is no edge in the photo but a band on
+    both sides of the outline, so it is drawn around the guided outline.
 
     Args:
       photo: uint8 [H, W, 3].

@@ -33,26 +33,33 @@ class Journal:
         self.path, self.class_names, self.weights = folder / name, class_names, weights
         self.lines = []  # of this run
         self.kept = []  # of the runs before
+        self.states = {}  # of each photo's file
 
-    def missing(self, items: Sequence[Item]) -> list[Item]:
-        """Leaves out the photos that the file has a line for, made by the same weights from the same file."""
+    def select(self, items: Sequence[Item], skip_done: bool) -> list[Item]:
+        """The photos to do: with `skip_done` those not yet recorded for the same weights and the same file."""
+        self.states = {_text(item.path): _state(item.path) for item in items}  # before the photos are read
+        if not skip_done:
+            return list(items)
         done, kept = {}, {}
         if self.path.exists():
             for line in self.path.read_bytes().decode("utf-8", errors="replace").split("\n"):
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # the last line may be incomplete
+                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # the last may be incomplete
                     entry = json.loads(line)
-                    done[entry["path"]], kept[entry["path"]] = (entry["weights"], entry["file"]), line
-        missing = [item for item in items if done.get(_text(item.path)) != (self.weights, _state(item.path))]
-        redone = {_text(item.path) for item in missing}
-        self.kept = [line for path, line in kept.items() if path not in redone]
-        return missing
+                    kept[entry["path"]], done[entry["path"]] = line, (entry.get("weights"), entry.get("file"))
+        selected = [
+            item for item in items if done.get(_text(item.path)) != (self.weights, self.states[_text(item.path)])
+        ]
+        for item in selected:
+            kept.pop(_text(item.path), None)
+        self.kept = list(kept.values())
+        return selected
 
     def add(self, path: pathlib.Path, size: tuple[int, int], shares: np.ndarray, seconds: float, **more) -> None:
         if not self.lines:  # until now the file of the run before is untouched
             files.write_text(self.path, "".join(f"{line}\n" for line in self.kept))
         shares = dict(zip(self.class_names, (round(float(share), 5) for share in shares), strict=True))
         entry = {"path": _text(path), "size": list(size), **more, "shares": shares, "seconds": round(seconds, 3)}
-        entry |= {"weights": self.weights, "file": _state(path)}
+        entry |= {"weights": self.weights, "file": self.states[_text(path)]}
         self.lines.append(entry)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")

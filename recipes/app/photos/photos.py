@@ -75,7 +75,7 @@ def find_all(
     What cannot be found is counted by `tally`.
 
     Raises:
-      InputError: if the `output` folder holds one of them, for it could be overwritten.
+      InputError: if the `output` folder holds one of them, because it could be overwritten.
     """
     paths = []
     for argument in arguments:

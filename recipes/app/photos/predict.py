@@ -51,10 +51,9 @@ def run(
     where = device.description(device.gpu_details())  # before anything else uses it
     trained = network.from_weights(recipe, build_model, weights)
     lines = journal.Journal(output, trained.class_names, journal.fingerprint(trained.file), shard)
-    if resume or shard:
-        missing = set(lines.missing(pictures + videos))
-        pictures, videos = ([item for item in items if item in missing] for items in (pictures, videos))
-        tally.succeed(found - len(missing))
+    selected = set(lines.select(pictures + videos, skip_done=bool(resume or shard)))
+    pictures, videos = ([item for item in items if item in selected] for items in (pictures, videos))
+    tally.succeed(found - len(selected))
     names = ", ".join(trained.class_names[:6]) + (", ..." if len(trained.class_names) > 6 else "")
     what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {tally.done}"
     print(f"{recipe} | {what} | {shown(trained.file)}, {trained.size} px: {names} | {where}", flush=True)

@@ -25,7 +25,7 @@ def frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
 def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> tuple[tuple[int, int], int, np.ndarray]:
     """Writes a video with the overlay of each frame, of the same size and frame rate, without sound.
 
-    Odd sizes lose their last row or column, for the codec takes only even ones.
+    Odd sizes lose their last row or column, because the codec takes only even ones.
 
     Returns:
       Its size (width, height), the number of frames, and the mean share of each class.

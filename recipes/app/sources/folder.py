@@ -227,7 +227,7 @@ def _split(
     both = splits[0].keys() & splits[1].keys()
     if both:
         raise InputError(
-            f"{paths[1]}: {len(both)} names stand in {paths[0].name} too, like {min(both)}; a test needs its own"
+            f"{paths[1]}: {len(both)} names are in {paths[0].name} too, like {min(both)}; an image can be in one only"
         )
     train, test = ([by_name[name] for name in split] for split in splits)
     return train, test, 0.1

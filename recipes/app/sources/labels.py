@@ -59,7 +59,7 @@ def interpret(
     """Finds out what the values of the masks mean.
 
     Returns:
-      The names of the classes, value to id (uint8 [256]), the values that may occur, and reasons to doubt all that.
+      The names of the classes, value to id (uint8 [256]), the values that may occur, and any ambiguities.
     """
     contents = [set(np.flatnonzero(count).tolist()) - ({255} if ignore else set()) for count in counts]
     every = set().union(*contents)

@@ -8,7 +8,7 @@ from common import data as pipelines
 
 import tensorflow as tf
 
-NAMES = ("oxford_iiit_pet", "synthetic")
+NAMES = (pets.NAME, "synthetic")
 
 
 def load_data(
@@ -26,14 +26,14 @@ def load_data(
     Raises:
       InputError: for an unknown name, data that is missing and cannot be downloaded, or a folder with problems.
     """
-    if data == "oxford_iiit_pet":
+    if data == pets.NAME:
         source = pets.source(data_dir)
     elif data == "synthetic":
         source = synthetic.source(image_size, seed)
     elif pathlib.Path(data).is_dir():
         source = folder.source(pathlib.Path(data), seed)
     else:
-        raise InputError(f"--data {data}: no such data set or folder; there are {' and '.join(NAMES)}")
+        raise InputError(f"--data {data}: no such data set or folder; choose {', '.join(NAMES)} or a folder")
     splits = [*pipelines.split(source.train, source.validation_share, seed), source.test]
     if limit:
         splits = [examples.take(limit) for examples in splits]

@@ -9,6 +9,10 @@ from app.cli import InputError, one_line
 from app.sources import Source
 from common.scores import TRIMAP
 
+import requests
+
+NAME = "oxford_iiit_pet"
+
 
 def source(data_dir: str | None) -> Source:
     """Oxford-IIIT Pet (Parkhi et al., CVPR 2012): 3,680 photos for training and 3,669 for the test, with trimaps.
@@ -20,7 +24,7 @@ def source(data_dir: str | None) -> Source:
 
     skip = {"image": tfds.decode.SkipDecoding(), "segmentation_mask": tfds.decode.SkipDecoding()}
     try:
-        builder = tfds.builder("oxford_iiit_pet", data_dir=data_dir)
+        builder = tfds.builder(NAME, data_dir=data_dir)
         if not builder.data_path.exists():
             _download(builder)
         train, test = builder.as_dataset(split=["train", "test"], decoders=skip, shuffle_files=False)
@@ -49,7 +53,8 @@ def _download(builder) -> None:
     before = set(downloads.rglob("*.tmp.*"))
     try:
         for url in builder.url_infos:  # tensorflow-datasets itself would try for minutes without a network
-            download.check_reachable(url)
+            with requests.get(url, stream=True, timeout=download.TIMEOUT) as response:
+                response.raise_for_status()
         with download.time_limit():
             builder.download_and_prepare()
     except Exception as error:  # network, checksum, archive or disk

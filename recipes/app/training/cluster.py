@@ -1,7 +1,6 @@
 """Training on several GPUs or machines: who takes part, and what Keras needs patched for it."""
 
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -39,7 +38,7 @@ class Team(NamedTuple):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.synchronized = True
         if self.workers > 1:
-            model.fit = restarting(model.fit)
+            model.fit = restart_if_worker_lost()(model.fit)
         return model
 
     def share(self, pipeline: Callable[[int, int], tf.data.Dataset], batch_size: int):
@@ -129,14 +128,14 @@ def restart_if_worker_lost() -> Iterator[None]:
     """
     try:
         yield
-    except (*LOST, tf.errors.InternalError) as error:
+    except tf.errors.OpError as error:
         attempt = int(os.environ.get(COUNTER, 0)) + 1
         if not is_worker_lost(error):
             raise
         if attempt > RESTARTS:
-            reason = f"lost another worker {RESTARTS} times without finishing an epoch ({one_line(error)})"
+            reason = f"lost another worker again and again, without a finished epoch ({one_line(error)})"
             raise InputError(f"TF_CONFIG: {reason}; start all workers again with --resume") from error
-        print_error(f"another worker is gone ({one_line(error)}); waiting for it to resume, {attempt} of {RESTARTS}")
+        print_error(f"lost another worker ({one_line(error)}); restarting to wait for it, {attempt} of {RESTARTS}")
         sys.stdout.flush()
         time.sleep(2)
         os.environ[COUNTER] = str(attempt)
@@ -144,22 +143,14 @@ def restart_if_worker_lost() -> Iterator[None]:
         os.execv(sys.executable, [*command, "--resume"])
 
 
-def restarting(fit: Callable) -> Callable:
-    @functools.wraps(fit)
-    def run(*args, **kwargs):
-        with restart_if_worker_lost():
-            return fit(*args, **kwargs)
-
-    return run
-
-
 def is_worker_lost(error: tf.errors.OpError) -> bool:
     """TensorFlow reports a lost worker as LOST, or as an InternalError that mentions the connection."""
-    return isinstance(error, LOST) or any(word in str(error).lower() for word in LOST_WORDS)
+    is_internal = isinstance(error, tf.errors.InternalError)
+    return isinstance(error, LOST) or (is_internal and any(word in str(error).lower() for word in LOST_WORDS))
 
 
-def count_no_restarts() -> None:
-    """An epoch is finished: whatever is lost from here on gets RESTARTS attempts of its own."""
+def reset_restarts() -> None:
+    """To be called when an epoch is finished: the next loss gets RESTARTS attempts of its own."""
     os.environ.pop(COUNTER, None)
 
 

@@ -31,7 +31,7 @@ MOBILENETV2 = Encoder(
 
 
 def weights_file(encoder: Encoder, choice: str) -> pathlib.Path | None:
-    """The file of an encoder's pretrained weights, for the `weights` of its application; None for "none".
+    """The file of an encoder's pretrained weights, for the application's `weights` argument; None for "none".
 
     Args:
       encoder: which one.

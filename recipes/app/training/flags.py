@@ -7,9 +7,9 @@ import re
 from app.cli import InputError, Parser, positive, whole
 from app.files import ROOT, check_writable
 from app.models import SIZE_STEP
+from app.sources import pets
 
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
-DEFAULT_DATA = "oxford_iiit_pet"
 
 
 def parse(
@@ -37,49 +37,52 @@ def parse(
     """
     parser = Parser(doc)
     add = parser.add_argument
-    add("--data", default=DEFAULT_DATA, metavar="D", help=f"{DEFAULT_DATA} (default), synthetic, or a folder")
+    add("--data", default=pets.NAME, metavar="D", help=f"{pets.NAME} (default), synthetic, or a folder")
     add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
     add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
     add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
     if frozen_epochs is not None:
-        text = f"the first K epochs with the encoder frozen, default {frozen_epochs}"
+        text = f"the first K epochs with a pretrained encoder frozen, default {frozen_epochs}"
         add("--frozen-epochs", type=whole, default=frozen_epochs, metavar="K", help=text)
     if has_encoder:
         text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
         add("--backbone-weights", default="imagenet", metavar="W", help=text)
     add("--batch-size", type=positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
     add("--learning-rate", type=positive(float), default=learning_rate, metavar="X", help=f"default {learning_rate}")
-    add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest the device is good at")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest one for this device")
     add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
     add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
     text = f"default output/{recipe}, with other data output/{recipe}-DATA"
     add("--output", type=pathlib.Path, metavar="DIR", help=text)
-    add("--resume", action="store_true", help="resume an interrupted run after its last finished epoch")
+    add("--resume", action="store_true", help="resume an interrupted run after its last finished epoch, or photo")
     text = "segment your own photos, folders of them, or videos, instead of training"
     add("--predict", nargs="+", type=pathlib.Path, metavar="PATH", help=text)
-    text = "with --predict: do only the I-th of N parts, and of it what is missing"
+    text = "with --predict: only part I of N, without what is done already"
     add("--shard", type=_shard, metavar="I/N", help=text)
-    text = f"trained weights for --predict (default weights/{recipe}.keras)"
+    text = f"trained weights for --predict (default weights/{recipe}.keras, with other data {recipe}-DATA.keras)"
     add("--weights", type=pathlib.Path, metavar="FILE", help=text)
     add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
     args = parser.parse_args()
     if args.weights and not args.predict:
-        raise InputError("--weights: goes with --predict; a training starts from --backbone-weights")
+        raise InputError("--weights: only with --predict; training starts from --backbone-weights")
     if args.shard and not args.predict:
-        raise InputError("--shard: goes with --predict; TF_CONFIG divides a training between machines")
+        raise InputError("--shard: only with --predict; TF_CONFIG divides a training between machines")
     if args.check_data and args.predict:
         raise InputError("--check-data: only checks; leave --predict out")
     if args.check_data and not pathlib.Path(args.data).is_dir():
-        raise InputError(f"--check-data: checks a folder, and {args.data} is none; name one with --data DIR")
-    name = recipe if args.data == DEFAULT_DATA else f"{recipe}-{_data_name(args.data)}"
-    args.model = (
-        args.output.resolve() if args.output else ROOT / "weights"
-    ) / f"{recipe if args.output else name}.keras"
-    if not args.output:
-        args.output = ROOT / "output" / name
+        raise InputError(f"--check-data: needs a folder, and {args.data} is not one; name it with --data DIR")
+    name = recipe if args.data == pets.NAME else f"{recipe}-{_data_name(args.data)}"
+    default_output = ROOT / "output" / name
+    args.output = args.output.resolve() if args.output else default_output
+    args.model = args.output / f"{recipe}.keras"
+    if args.output == default_output:
+        args.model = ROOT / "weights" / f"{name}.keras"
         if args.predict:
-            args.output /= "predictions"  # beside what the training wrote
-    args.output = args.output.resolve()
+            if args.weights is None and name != recipe:
+                args.weights = args.model  # of that data
+            # Beside what the training of these weights wrote.
+            trained = args.weights.stem if args.weights and args.weights.stem.startswith(f"{recipe}-") else name
+            args.output = ROOT / "output" / trained / "predictions"
     if not args.check_data:
         check_writable(args.output, "--output")
     if not (args.predict or args.check_data):

@@ -20,17 +20,16 @@ import numpy as np
 class Recorder(keras.callbacks.Callback):
     """Saves history.csv, the best model so far and the state to resume from, after each epoch.
 
-    The best model is the one with the highest validation mean IoU. If `left` is the state of an interrupted run,
-    `fit` begins where that run stopped, as with keras.callbacks.BackupAndRestore.
+    The best model is the one with the highest validation mean IoU. With the state of an interrupted run, `fit` begins
+    where that run stopped, as with keras.callbacks.BackupAndRestore.
 
     Args:
       folder: where history.csv and the state go.
       model_path: where the best model goes, as .keras.
       class_names: saved with the model.
-      about: the settings of the run, as JSON; a resumed run must have the same.
+      settings: of the run, as JSON; a resumed run must have the same.
       is_chief: whether this process writes files.
-      lock: of the folder; the chief's.
-      left: the state of the interrupted run.
+      interrupted: the state of the run to resume.
     """
 
     def __init__(
@@ -38,22 +37,20 @@ class Recorder(keras.callbacks.Callback):
         folder: pathlib.Path,
         model_path: pathlib.Path,
         class_names: Sequence[str],
-        about: dict[str, Any],
+        settings: dict[str, Any],
         *,
         is_chief: bool = True,
-        lock: state.Lock | None = None,
-        left: state.State | None = None,
+        interrupted: state.State | None = None,
     ):
         super().__init__()
         self.folder, self.model_path, self.class_names = folder, model_path, class_names
-        self.about, self.is_chief, self.lock, self.left = about, is_chief, lock, left
-        self.async_safe = True  # on_train_batch_end may run beside the next step
-        self.broken_step = None
+        self.settings, self.is_chief, self.interrupted = settings, is_chief, interrupted
         self.rows, self.best = [], -math.inf
         self.seconds, self.training_seconds = 0.0, 0.0  # of `fit`; without validation
-        if left:
-            self.rows, self.best = left.facts["rows"], left.facts["best"]
-            self.seconds, self.training_seconds = left.facts["seconds"], left.facts["training_seconds"]
+        if interrupted:
+            facts = interrupted.facts
+            self.rows, self.best, self.seconds = facts["rows"], facts["best"], facts["seconds"]
+            self.training_seconds = facts.get("training_seconds", self.seconds)  # states once had no such entry
 
     @property
     def finished_epochs(self) -> int:
@@ -62,30 +59,27 @@ class Recorder(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         # Keras reads _initial_epoch after this, and has no public name for it; its BackupAndRestore sets it too.
         self.model._initial_epoch = self.finished_epochs
-        if self.left and self.finished_epochs < self.params["epochs"]:
+        if self.interrupted and self.finished_epochs < self.params["epochs"]:
             with self.model.distribute_strategy.scope():
-                state.assign(self.model.variables, self.left.model)
-                # The optimizer of an earlier `fit`, with other trainable weights, is finished with.
-                if self.left.facts["last_epoch"] == self.params["epochs"]:
+                state.assign(self.model.variables, self.interrupted.model)
+                # Not the optimizer state of an earlier `fit`, which trained other weights.
+                if self.interrupted.facts.get("last_epoch", self.params["epochs"]) == self.params["epochs"]:
                     self.model.optimizer.build(self.model.trainable_variables)
-                    state.assign(self.model.optimizer.variables, self.left.optimizer)
-            self.left = None
+                    state.assign(self.model.optimizer.variables, self.interrupted.optimizer)
+            self.interrupted = None
         self.began = time.perf_counter()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        if not np.isfinite(logs["loss"]) and self.broken_step is None:
-            self.broken_step = batch + 1
-            self.model.stop_training = True
-
-    def on_test_begin(self, logs=None):
-        if self.broken_step is not None:
+        if not np.isfinite(logs["loss"]):
             raise InputError(
-                f"the loss is not finite after step {self.broken_step} of epoch {self.finished_epochs + 1}: "
+                f"the loss is not finite after step {batch + 1} of epoch {self.finished_epochs + 1}: "
                 "start again with a smaller --learning-rate, or with --precision float32"
             )
+
+    def on_test_begin(self, logs=None):
         self.training_seconds += time.perf_counter() - self.epoch_began
 
     def on_epoch_end(self, epoch, logs=None):
@@ -94,7 +88,7 @@ class Recorder(keras.callbacks.Callback):
         self.seconds, self.began = self.seconds + now - self.began, now
         is_best = logs["val_mean_iou"] > self.best
         self.best = max(self.best, float(logs["val_mean_iou"]))
-        cluster.count_no_restarts()
+        cluster.reset_restarts()
         if not self.is_chief:
             return
         (self.folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run; its history is replaced now
@@ -105,20 +99,20 @@ class Recorder(keras.callbacks.Callback):
         if is_best:
             models.save(self.model, self.model_path, self.class_names)
         # Last, so that an epoch counts as finished only when all of it is written.
-        names = ("about", "rows", "best", "seconds", "training_seconds")
-        facts = {name: getattr(self, name) for name in names}
-        state.save(self.folder, self.model, {**facts, "last_epoch": self.params["epochs"]})
+        facts = {"about": self.settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
+        facts |= {"training_seconds": self.training_seconds, "last_epoch": self.params["epochs"]}
+        state.save(self.folder, self.model, facts)
 
 
 def begin(
     folder: pathlib.Path,
     model_path: pathlib.Path,
     class_names: Sequence[str],
-    about: dict[str, Any],
+    settings: dict[str, Any],
     team: cluster.Team,
     resume: bool,
-) -> Recorder:
-    """Locks the output folder and makes the recorder, with `resume` that of the interrupted run in it.
+) -> tuple[Recorder, state.Lock | None]:
+    """Creates the recorder and, for the chief, locks the folder; with `resume` it continues the run in the folder.
 
     Ends the program if that run is finished.
 
@@ -134,13 +128,13 @@ def begin(
         files.remove_leftovers(model_path.parent)
         if not resume:
             state.remove(folder)
-    left = state.last(folder) if resume else None
-    if left:
-        state.check(left.facts["about"], about)
+    interrupted = state.last(folder) if resume else None
+    if interrupted:
+        state.check(interrupted.facts["about"], settings)
         if not zipfile.is_zipfile(model_path):
-            left.facts["best"] = -math.inf  # the model was deleted or damaged: the next epoch's is the best
-    recorder = Recorder(folder, model_path, class_names, about, is_chief=team.is_chief, lock=lock, left=left)
-    if team.agree({**about, "epoch": recorder.finished_epochs}, is_finished):
+            interrupted.facts["best"] = -math.inf  # the model was deleted or damaged: the next epoch's is the best
+    recorder = Recorder(folder, model_path, class_names, settings, is_chief=team.is_chief, interrupted=interrupted)
+    if team.agree({**settings, "epoch": recorder.finished_epochs}, is_finished):
         if lock:
             lock.release()
         print(f"the run in {files.shown(folder)} is finished; there is nothing to resume")
@@ -148,4 +142,4 @@ def begin(
     if resume:
         done = recorder.finished_epochs
         print(f"resuming after epoch {done}" if done else "no epoch is finished yet; starting", flush=True)
-    return recorder
+    return recorder, lock

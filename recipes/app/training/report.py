@@ -90,6 +90,8 @@ def comparison(folder: pathlib.Path) -> list[pathlib.Path]:
         try:
             rows[run.name] = _row(run.name, json.loads((run / "metrics.json").read_text()))
             histories[run.name] = read_history(run / "history.csv")
+            for metric in plots.METRICS:
+                histories[run.name].history[metric], histories[run.name].history[f"val_{metric}"]
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             rows.pop(run.name, None)  # unfinished, or not one of these recipes
     if len(rows) < 2:

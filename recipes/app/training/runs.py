@@ -1,5 +1,6 @@
 """A run: one training, from its command line to its report."""
 
+import contextlib
 import functools
 import json
 import os
@@ -7,7 +8,7 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from app import device, files
@@ -21,8 +22,6 @@ import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
-
-STOP_ADVICE = "finished epochs are kept, and the same command with --resume goes on"
 
 
 def start(
@@ -69,14 +68,15 @@ def start(
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
     weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
-    return Run(recipe, vars(args), gpus, team, weights)
+    config = {"recipe": recipe, **vars(args)}
+    return Run(recipe, config, device.description(gpus), team, weights, has_gpu=bool(gpus))
 
 
 class Run:
     """A training as the command line describes it.
 
     Attributes:
-      image_size, epochs, learning_rate: the flags.
+      image_size, epochs, batch_size, learning_rate: the flags.
       frozen_epochs: how many of the epochs have the encoder frozen; none if it starts random.
       encoder_weights: the file of the encoder's pretrained weights, or None.
       jit_compile: whether XLA should compile the training step.
@@ -87,22 +87,23 @@ class Run:
         self,
         recipe: str,
         config: dict[str, Any],
-        gpus: list[dict],
+        device_name: str,
         team: cluster.Team,
         encoder_weights: pathlib.Path | None = None,
+        has_gpu: bool = False,
     ):
-        """`config` has a value for each flag, and "model", the path of the trained model."""
+        """`config` is what metrics.json records: each flag, and "model", the path of the trained model."""
         self.recipe, self.config, self.team, self.encoder_weights = recipe, config, team, encoder_weights
-        self.image_size, self.epochs, self.learning_rate = (
-            config[name] for name in ("image_size", "epochs", "learning_rate")
-        )
+        self.image_size, self.batch_size = config["image_size"], config["batch_size"]
+        self.epochs, self.learning_rate = config["epochs"], config["learning_rate"]
         self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if encoder_weights else 0
-        self.has_gpu = bool(gpus)
+        self.data, self.output, self.model_path = config["data"], config["output"], config["model"]
+        self.has_gpu = has_gpu
         # XLA speeds up a GPU; on a CPU it replaces oneDNN's convolutions and takes up to four times as long.
-        self.jit_compile = self.has_gpu and team.strategy.num_replicas_in_sync == 1
+        self.jit_compile = has_gpu and team.strategy.num_replicas_in_sync == 1
         worker = f" | worker {team.worker + 1} of {team.workers}" if team.workers > 1 else ""
-        self.device = f"{device.description(gpus)} | {keras.config.dtype_policy().name}{worker}"
-        self.recorder = None
+        self.device = f"{device_name} | {keras.config.dtype_policy().name}{worker}"
+        self.recorder = self.lock = None
 
     @property
     def finished_epochs(self) -> int:
@@ -115,22 +116,23 @@ class Run:
           InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
             other settings.
         """
-        config = self.config
-        names = ("data", "image_size", "batch_size", "seed", "limit", "data_dir")
-        data = load.load_data(**{name: config[name] for name in names})
+        options = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
+        data = load.load_data(self.data, self.image_size, self.batch_size, **options)
         counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
-        print(f"{self.recipe} | {config['data']}, {self.image_size} px: {counts} | {self.device}", flush=True)
-        about = {name: config[name] for name in state.FLAGS if name in config}
-        about |= {"precision": keras.config.dtype_policy().name}
-        about |= {"images": data.counts, "classes": list(data.class_names)}
-        self.recorder = recorder.begin(
-            config["output"], config["model"], data.class_names, about, self.team, config["resume"]
+        print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts} | {self.device}", flush=True)
+        settings = {name: self.config[name] for name in state.FLAGS if name in self.config}
+        settings |= {"precision": keras.config.dtype_policy().name}
+        settings |= {"images": data.counts, "classes": list(data.class_names)}
+        self.recorder, self.lock = recorder.begin(
+            self.output, self.model_path, data.class_names, settings, self.team, self.config["resume"]
         )
         return data
 
-    def scope(self):
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
         """The context in which to build and compile the model: the devices it is trained on."""
-        return self.team.strategy.scope()
+        with cluster.restart_if_worker_lost(), self.team.strategy.scope():
+            yield
 
     def adapt(self, model: keras.Model) -> keras.Model:
         """The model to train here: on a CPU with faster layers, on several devices with shared batch statistics."""
@@ -139,7 +141,7 @@ class Run:
     def batches(self, data: Data):
         """The training batches for `fit`, from the first unfinished epoch on."""
         pipeline = functools.partial(data.train_from, self.finished_epochs * data.steps_per_epoch)
-        return self.team.share(pipeline, self.config["batch_size"])
+        return self.team.share(pipeline, self.batch_size)
 
     def validation(self, data: Data):
         """The validation batches for `fit`."""
@@ -149,10 +151,9 @@ class Run:
         """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
         if not self.team.is_chief:
             return
-        config, output, model_path = self.config, self.config["output"], self.config["model"]
-        test, examples = report.score(model_path, data)
+        test, examples = report.score(self.model_path, data)
         done = self.recorder
-        trained = config["batch_size"] * data.steps_per_epoch * done.finished_epochs
+        trained = self.batch_size * data.steps_per_epoch * done.finished_epochs
         metrics = {
             "recipe": self.recipe,
             "test": test,
@@ -164,25 +165,25 @@ class Run:
             },
             "device": self.device,
             "config": {
-                name: str(value) if isinstance(value, pathlib.Path) else value for name, value in config.items()
+                name: str(value) if isinstance(value, pathlib.Path) else value for name, value in self.config.items()
             },
             "versions": {
                 "python": platform.python_version(),
                 **{library.__name__: library.__version__ for library in (tf, keras, np, matplotlib)},
             },
         }
-        files.write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        pictures = report.mosaics(output, examples, data.class_names, f"{self.recipe} on {config['data']}")
-        pictures += report.curves(output)
-        if output.parent == files.ROOT / "output":
-            pictures += report.comparison(output.parent)
-        done.lock.release()
-        state.remove(output)
-        report.print_table(metrics, model_path, self._predict_command(), pictures)
+        files.write_text(self.output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        pictures = report.mosaics(self.output, examples, data.class_names, f"{self.recipe} on {self.data}")
+        pictures += report.curves(self.output)
+        if self.output.parent == files.ROOT / "output":
+            pictures += report.comparison(self.output.parent)
+        self.lock.release()
+        state.remove(self.output)
+        report.print_table(metrics, self.model_path, self._predict_command(), pictures)
 
     def _predict_command(self) -> str:
         """The command that uses the trained model."""
         command = ["python", os.path.relpath(sys.argv[0]), "--predict", "PHOTO"]
-        if self.config["model"] != files.ROOT / "weights" / f"{self.recipe}.keras":
-            command += ["--weights", str(files.shown(self.config["model"]))]
+        if self.model_path != files.ROOT / "weights" / f"{self.recipe}.keras":
+            command += ["--weights", str(files.shown(self.model_path))]
         return shlex.join(command)
