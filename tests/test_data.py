@@ -146,6 +146,20 @@ def test_your_own_tf_data(dtype, channel):
     assert batches(pets.train, 5)[0].shape == (20, 32, 32, 3)
 
 
+def test_labels_without_a_class_are_ignored():
+    """-1 and what does not fit into a byte become 255, not the id of a class."""
+    images, labels = own_examples(4, dtype=np.int64)
+    labels[0], labels[1], labels[2], labels[3] = -1, 255, 256, 300
+    own = tf.data.Dataset.from_tensor_slices((images, labels))
+    assert set(batches(data.from_datasets(own, own, own, "ab", image_size=32, batch_size=4).test)[1].ravel()) == {255}
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.9])
+def test_a_split_that_leaves_nothing(share):
+    with pytest.raises(ValueError, match="leaves nothing"):
+        data.split(tf.data.Dataset.range(3), share)
+
+
 def test_your_own_tf_data_of_unknown_length_and_varying_size():
     def generate():
         for number in range(7):
@@ -167,6 +181,7 @@ def test_your_own_tf_data_of_unknown_length_and_varying_size():
         (lambda own: own.batch(2), "validation: an element has to be"),
         (lambda own: own.map(lambda image, label: (tf.cast(image, tf.float32) / 255, label)), "uint8"),
         (lambda own: own.map(lambda image, label: (image, tf.cast(label, tf.float32))), "integers"),
+        (lambda own: own.map(lambda image, label: (image[..., :1], label)), "uint8"),
         (lambda own: own.map(lambda image, label: {"image": image, "label": label}), "an element has to be"),
     ],
 )

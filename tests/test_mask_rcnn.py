@@ -411,6 +411,8 @@ def test_label_map_syntax_variants(tmp_path):
     assert label_map.read(path) == {1: "a}b", 2: "it's # Tür"}
     path.write_text(r"item { id: 3 display_name: 'caf\303\251\tau lait' }")
     assert label_map.read(path) == {3: "café\tau lait"}
+    path.write_text("item { id: 4 name: 'cat' }", encoding="utf-8-sig")  # with a byte order mark
+    assert label_map.read(path) == {4: "cat"}
 
 
 def test_the_default_label_map_is_coco():

@@ -6,7 +6,7 @@ import sys
 import weakref
 
 from app import files, models
-from app.photos import cutout, network, photos
+from app.photos import cutout, journal, network, photos
 from app.photos.video import frames
 from app.sources import load, synthetic
 from common import masks, scores
@@ -369,3 +369,19 @@ def test_a_damaged_file_is_explained_with_a_traceback_on_demand(weights, tmp_pat
     *_, last = done.stderr.splitlines()
     assert done.returncode == 2 and "Traceback" in done.stderr
     assert last.startswith("unet_scratch.py: --weights") and "accessible `.keras` zip file" in last
+
+
+def test_the_journal_keeps_lines_of_an_older_version(tmp_path):
+    """They name neither weights nor file, so those photos are done again; lines of other photos stay."""
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    old = [json.dumps({"path": path, "shares": {}}) for path in (str(tmp_path / "a"), "elsewhere.jpg")]
+    (tmp_path / "predictions.jsonl").write_text("\n".join([*old, "[1]", '{"half']))
+    lines = journal.Journal(tmp_path, ("pet",), "the weights")
+    items = [photos.Item(tmp_path / name, name) for name in "ab"]
+    assert lines.select(items, skip_done=True) == items
+    lines.add(tmp_path / "a", (1, 1), np.ones(1), 0.1)
+    assert [line["path"] for line in predictions(tmp_path)] == ["elsewhere.jpg", str(tmp_path / "a")]
+    again = journal.Journal(tmp_path, ("pet",), "the weights")
+    assert again.select(items, skip_done=True) == items[1:] and again.select(items, skip_done=False) == items
+    assert journal.Journal(tmp_path, ("pet",), "other weights").select(items, skip_done=True) == items

@@ -94,6 +94,11 @@ def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, mon
     (folder / "something else").mkdir(parents=True)
     (folder / "something else" / "metrics.json").write_text("not a run of ours")
     (folder / "of another program").mkdir()
+    (folder / "with another history").mkdir()
+    scores = {"config": {"data": "a", "image_size": 1}, "train": {"epochs": 1, "seconds": 1}}
+    scores |= {"test": {"pixel_accuracy": 0.5, "mean_iou": 0.5}}
+    (folder / "with another history" / "metrics.json").write_text(json.dumps(scores))
+    (folder / "with another history" / "history.csv").write_text("epoch,loss\n1,0.5\n")
     (folder / "of another program" / "metrics.json").write_text('{"accuracy": 0.9}')
     histories = {}
     for run in ("one", "two"):
@@ -141,6 +146,23 @@ def test_names_of_output_and_model(monkeypatch, data, end):
     monkeypatch.setattr(sys, "argv", ["x.py", "--data", data, "--output", "/tmp/elsewhere"])
     args = flags.parse("x", "", **defaults)
     assert (str(args.output), str(args.model)) == ("/tmp/elsewhere", "/tmp/elsewhere/x.keras")
+
+
+@pytest.mark.parametrize(
+    ("flags_", "weights", "folder"),
+    [
+        ((), None, "x"),
+        (("--data", "synthetic"), "x-synthetic", "x-synthetic"),
+        (("--weights", "weights/x-leaves.keras"), "x-leaves", "x-leaves"),
+        (("--weights", "best.keras"), "best", "x"),
+    ],
+)
+def test_names_of_predictions(monkeypatch, flags_, weights, folder):
+    """They go beside what the training of the weights wrote, not among those of the pets."""
+    monkeypatch.setattr(sys, "argv", ["x.py", "--predict", "cat.jpg", *flags_])
+    args = flags.parse("x", "", epochs=1, batch_size=1, learning_rate=1)
+    assert (args.weights and args.weights.stem) == weights
+    assert args.output == ROOT / "output" / folder / "predictions"
 
 
 @pytest.mark.parametrize(("file", "frozen"), [("encoder.h5", 2), (None, 0)])

@@ -2,6 +2,7 @@
 
 from app.cpu import optimizer
 from app.training.recorder import Recorder
+from app.training.state import State
 from common import losses, scores
 
 import keras
@@ -92,3 +93,10 @@ def test_the_recorder_is_a_callback_like_any_other(tmp_path):
     saved = keras.saving.load_model(tmp_path / "tiny.keras")
     best = max(row["val_mean_iou"] for row in recorder.rows)
     assert recorder.best == best and saved.count_params() == model.count_params()
+
+
+def test_a_state_of_an_older_version_is_resumed(tmp_path):
+    """It did not keep the time without validation, or the last epoch of its `fit`."""
+    old = State({"about": {}, "rows": [{"epoch": 1}, {"epoch": 2}], "best": 0.5, "seconds": 7.0}, [], [])
+    recorder = Recorder(tmp_path, tmp_path / "tiny.keras", "abc", {}, interrupted=old)
+    assert (recorder.finished_epochs, recorder.best, recorder.training_seconds) == (2, 0.5, 7.0)

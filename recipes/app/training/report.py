@@ -88,12 +88,12 @@ def comparison(folder: pathlib.Path) -> list[pathlib.Path]:
     rows, histories = {}, {}
     for run in sorted(path.parent for path in folder.glob("*/metrics.json")):
         try:
-            rows[run.name] = _row(run.name, json.loads((run / "metrics.json").read_text()))
-            histories[run.name] = read_history(run / "history.csv")
-            for metric in plots.METRICS:
-                histories[run.name].history[metric], histories[run.name].history[f"val_{metric}"]
+            row = _row(run.name, json.loads((run / "metrics.json").read_text()))
+            history = read_history(run / "history.csv")
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            rows.pop(run.name, None)  # unfinished, or not one of these recipes
+            continue  # unfinished, or not one of these recipes
+        if all(name in history.history for metric in plots.METRICS for name in (metric, f"val_{metric}")):
+            rows[run.name], histories[run.name] = row, history
     if len(rows) < 2:
         return []
     with files.replacing(folder / "comparison.png") as temporary:
