@@ -10,7 +10,7 @@ import time
 
 from app.cli import InputError
 from app.training import cluster as clusters
-from app.training import state
+from app.training import runs, state
 
 import numpy as np
 import pytest
@@ -136,6 +136,14 @@ def test_a_local_error_keeps_its_message_and_causes_no_restart():
     text = "cuDNN launch failure : input shape ([16,64,64,3])"
     with pytest.raises(tf.errors.InternalError, match="cuDNN launch failure"), clusters.restart_if_worker_lost():
         raise tf.errors.InternalError(None, None, text)
+
+
+def test_a_worker_lost_while_the_model_is_built(monkeypatch):
+    monkeypatch.setattr(clusters, "RESTARTS", 0)
+    config = {"image_size": 32, "epochs": 1, "learning_rate": 0.1, "batch_size": 1}
+    run = runs.Run("x", config | dict.fromkeys(("data", "output", "model")), "CPU", clusters.assemble(1))
+    with pytest.raises(InputError, match="lost another worker"), run.scope():
+        raise tf.errors.UnavailableError(None, None, "failed to connect to all addresses")
 
 
 UNMENDED = """
