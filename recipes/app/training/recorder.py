@@ -132,7 +132,8 @@ def begin(
     if interrupted:
         state.check(interrupted.facts["about"], settings)
         if not zipfile.is_zipfile(model_path):
-            interrupted.facts["best"] = -math.inf  # the model was deleted or damaged: the next epoch's is the best
+            # The model was deleted or damaged: that of the next epoch is the best.
+            interrupted = interrupted._replace(facts={**interrupted.facts, "best": -math.inf})
     recorder = Recorder(folder, model_path, class_names, settings, is_chief=team.is_chief, interrupted=interrupted)
     if team.agree({**settings, "epoch": recorder.finished_epochs}, is_finished):
         if lock:
