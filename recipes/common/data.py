@@ -115,27 +115,27 @@ def split(examples: tf.data.Dataset, share: float = 0.1, seed: int = 0) -> tuple
     and drops those of the other. Raises ValueError if either part would be empty.
     """
     count = _count(examples, "split")
-    if not 0 < share < 1 or max(1, round(share * count)) == count:
+    size = max(1, round(share * count))
+    if not 0 < share < 1 or size == count:
         raise ValueError(f"split: a share of {share} of {count} examples leaves nothing")
-    held_out = np.zeros(count, bool)
-    held_out[np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]] = True
+    held_out = np.isin(np.arange(count), np.random.default_rng(seed).permutation(count)[:size])
 
     def part(wanted):
         chosen = examples.enumerate().filter(lambda index, _: tf.constant(held_out == wanted)[index])
-        length = int(np.sum(held_out == wanted))
-        return chosen.map(lambda _, element: element).apply(tf.data.experimental.assert_cardinality(length))
+        known = tf.data.experimental.assert_cardinality(size if wanted else count - size)
+        return chosen.map(lambda _, element: element).apply(known)
 
     return part(False), part(True)
 
 
 def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Resizes an image uint8 [H, W, 3] and its labels [H, W, 1] to uint8 [size, size, 3] and [size, size].
+    """Resizes an image uint8 [H, W, 3] and its labels uint8 [H, W, 1] to uint8 [size, size, 3] and [size, size].
 
     The image is bilinear with antialiasing; each label is that of the nearest pixel, so it stays a class id.
     """
     image = tf.image.resize(image, (size, size), antialias=True)
     image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
-    label = tf.cast(tf.image.resize(label, (size, size), method="nearest"), tf.uint8)
+    label = tf.image.resize(label, (size, size), method="nearest")
     return tf.ensure_shape(image, (size, size, 3)), tf.ensure_shape(label, (size, size, 1))[..., 0]
 
 

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from app.cli import InputError
+from app.cli import InputError, one_line
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
@@ -23,8 +23,7 @@ def read(path: pathlib.Path) -> dict[int, str]:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise InputError(f"--labels {path}: cannot be read ({reason})") from error
     except text_format.ParseError as error:
-        cause = " ".join(str(error).split())
-        raise InputError(f"--labels {path}: not a label map ({cause}); {EXAMPLE}") from error
+        raise InputError(f"--labels {path}: not a label map ({one_line(error)}); {EXAMPLE}") from error
     names = {item.id: item.display_name or item.name for item in label_map.item if item.HasField("id")}
     names = {number: name for number, name in names.items() if name}
     if not names:
