@@ -1,10 +1,10 @@
 # make demo    trains a U-Net on drawn pets for two to six minutes, cuts out a cat, and says which pictures to open
 # make test    checks the style and runs the fast tests, about five minutes; make test-all also runs the slow ones
 # make bench   measures speed and memory against the plain way, five to ten minutes
-# All of them set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.12.
+# All of them set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.13.
 
-PYTHON ?= $(shell for python in python3.12 python3.11 python3.10 python3 python; do \
-	$$python -c 'import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.10 python3 python; do \
+	$$python -c 'import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo $$python && break; done)
 BIN := .venv/bin
 
@@ -26,8 +26,14 @@ bench: .venv/installed
 	$(BIN)/python tests/measure/benchmark.py
 
 .venv/bin/pip:
-	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.12 with venv found: install one, or name it with PYTHON=..."; exit 1; }
+ifneq ($(PYTHON),)
 	$(PYTHON) -m venv .venv
+else ifneq ($(shell command -v uv 2>/dev/null),)
+	uv venv --python 3.13 --seed .venv
+else
+	@echo "No Python 3.10 to 3.13 with venv: install uv (https://docs.astral.sh/uv), which brings one, or" \
+	"'apt install python3.13-venv' (Debian), or 'brew install python@3.13' (macOS)"; exit 1
+endif
 	$(BIN)/pip install -q --upgrade pip
 
 .venv/installed: requirements.txt | .venv/bin/pip

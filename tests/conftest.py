@@ -1,6 +1,7 @@
 import functools
 import http.server
 import pathlib
+import re
 import sys
 import threading
 
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # any control character but the end of a line
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,10 @@ def same_start():
 
 @pytest.fixture
 def command_line(monkeypatch, capfd):
-    """Runs a recipe's command line in this process; returns exit status, stdout and stderr."""
+    """Runs a recipe's command line in this process; returns exit status, stdout and stderr.
+
+    Both are files here, no terminal, so nothing may draw a progress bar.
+    """
 
     def run(recipe, *flags):
         monkeypatch.setattr(sys, "argv", [recipe.__file__, *map(str, flags)])
@@ -34,7 +39,9 @@ def command_line(monkeypatch, capfd):
             recipe.main()
         except SystemExit as end:
             status = end.code
-        return status, *capfd.readouterr()
+        out, err = capfd.readouterr()
+        assert not CONTROL.search(out + err)
+        return status, out, err
 
     return run
 

@@ -158,7 +158,7 @@ def test_a_stopped_run_says_how_to_resume(command_line, tmp_path, sent):
     status, out, err = command_line(unet_scratch, *flags)
     assert (status, err) == (0, "")
     assert re.search(r"resuming after epoch [23]", out)
-    assert "Epoch 6/6" in out and "Epoch 2/6" not in out and epochs(output) == 6
+    assert "epoch 6/6" in out and "epoch 2/6" not in out and epochs(output) == 6
     status, out, _ = command_line(unet_scratch, *flags)
     assert status == 0 and "is finished" in out and "Epoch" not in out
 

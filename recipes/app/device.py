@@ -1,9 +1,14 @@
 """The GPUs or the CPU that a program runs on, and the precision they are fast in."""
 
+import ctypes
 import os
 import pathlib
+import shlex
+import sys
 
 import tensorflow as tf
+
+CUDA = "tensorflow[and-cuda]>=2.20,<2.21"  # as in the README
 
 
 def gpu_details() -> list[dict]:
@@ -15,7 +20,23 @@ def gpu_details() -> list[dict]:
 
 
 def description(gpus: list[dict]) -> str:
-    return ", ".join(gpu.get("device_name", "GPU") for gpu in gpus) or f"CPU ({os.cpu_count()} cores)"
+    if gpus:
+        return ", ".join(gpu.get("device_name", "GPU") for gpu in gpus)
+    cores = f"CPU ({os.cpu_count()} cores)"
+    if not _driver_sees_gpu():
+        return cores
+    command = shlex.join([sys.executable, "-m", "pip", "install", CUDA])
+    return f"{cores}: TensorFlow does not see the NVIDIA GPU, so run {command}"
+
+
+def _driver_sees_gpu() -> bool:
+    """Whether NVIDIA's driver offers a GPU, which TensorFlow cannot use without CUDA and cuDNN."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def best_precision(gpus: list[dict]) -> str:

@@ -95,7 +95,7 @@ def find_all(
 
 def read_all(items: Sequence[Item], tally: Tally) -> Iterator[Photo]:
     """Reads photos, READ_AHEAD of them in advance, with a progress bar; those that cannot be read are counted."""
-    bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=not items)
+    bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=None if items else True)  # on a terminal only
     waiting: collections.deque[tuple[Item, Future]] = collections.deque()
     with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
         upcoming = iter(items)

@@ -43,7 +43,8 @@ def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> tuple[t
     announced = video.get(cv2.CAP_PROP_FRAME_COUNT)
     announced = int(announced) if 0 < announced < 1e8 else None
     count, shares = 0, np.zeros(len(network.class_names))
-    with replacing(path) as temporary, tqdm(total=announced, desc=source.name, unit="frame", file=sys.stdout) as bar:
+    bar = tqdm(total=announced, desc=source.name, unit="frame", file=sys.stdout, disable=None)  # on a terminal only
+    with replacing(path) as temporary, bar:
         writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
         if not writer.isOpened():
             raise InputError(f"{source}: a video of {width} x {height} at {rate} frames a second cannot be written")

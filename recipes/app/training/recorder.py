@@ -102,6 +102,9 @@ class Recorder(keras.callbacks.Callback):
         facts = {"about": self.settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
         facts |= {"training_seconds": self.training_seconds, "last_epoch": self.params["epochs"]}
         state.save(self.folder, self.model, facts)
+        if not keras.utils.is_interactive_logging_enabled():
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in self.rows[-1].items() if name != "epoch")
+            print(f"epoch {epoch + 1}/{self.params['epochs']}: {now - self.epoch_began:.0f} s, {scores}", flush=True)
 
 
 def begin(

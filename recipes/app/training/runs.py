@@ -63,8 +63,8 @@ def start(
         sys.exit(predict.run(recipe, build_model, args.predict, args.output, **own))
     gpus = device.gpu_details()  # before anything else uses them
     team = cluster.assemble(args.batch_size)
-    if not team.is_chief:
-        keras.utils.disable_interactive_logging()
+    if not (team.is_chief and sys.stdout.isatty()):
+        keras.utils.disable_interactive_logging()  # no progress bars in a log; the recorder prints its epochs there
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
     weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
