@@ -32,6 +32,7 @@ from keras import layers
 EPOCHS = 20
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-4  # small: pretrained features should be adapted, not unlearned
+MEAN_BGR = (103.939, 116.779, 123.68)  # of ImageNet: VGG16's weights expect BGR with it subtracted
 FROZEN = ("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2")  # edges and colours, good as they are
 
 
@@ -51,8 +52,8 @@ def build_model(image_size: int, num_classes: int, encoder_weights=None) -> kera
     if image_size <= 0 or image_size % 32:
         raise ValueError(f"image_size {image_size} is not a multiple of 32")
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
-    # VGG16's ImageNet weights expect BGR with the mean colour of ImageNet subtracted.
-    pixels = keras.applications.vgg16.preprocess_input(inputs)
+    # As keras.applications.vgg16.preprocess_input, whose constant the export to ONNX turns into a second input.
+    pixels = layers.Rescaling(1.0, offset=[-mean for mean in MEAN_BGR], dtype="float32")(inputs[..., ::-1])
     encoder = keras.applications.VGG16(include_top=False, weights=encoder_weights, input_tensor=pixels)
 
     # Each depth votes with one map per class. The kernels start at zero, as in the paper, because VGG16's activations

@@ -119,9 +119,20 @@ def test_augmentation_varies_over_epochs_and_repeats_with_the_seed():
 
 
 def test_the_pipeline_augments_anew_each_epoch():
-    pets = load.load_data("synthetic", 32, 1, limit=1)
-    labels = batches(pets.train, 6)[1]
-    assert len(np.unique(labels.reshape(6, -1), axis=0)) > 3
+    image, label = synthetic.draw(0, image_size=32)
+    own = tf.data.Dataset.from_tensors((image, label))
+    different = {}
+    for augmented in (True, False):
+        pets = data.from_datasets(own, own, own, "abc", image_size=32, batch_size=1, augmented=augmented)
+        labels = batches(pets.train, 6)[1]
+        different[augmented] = len(np.unique(labels.reshape(6, -1), axis=0))
+    assert different[True] > 3 and different[False] == 1
+
+
+def test_drawn_pets_are_not_augmented():
+    images, _ = batches(load.load_data("synthetic", 32, 1, limit=1).train, 3)
+    drawings = [synthetic.draw(index, image_size=32)[0] for index in range(9)]
+    assert all(any(np.array_equal(image, drawing) for drawing in drawings) for image in images)
 
 
 def own_examples(count, size=(20, 30), dtype=np.uint8, channel=()):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 class Data(NamedTuple):
     """Three pipelines of (images, labels), both uint8: [B, H, W, 3] in 0..255, and [B, H, W].
 
-    `train` repeats forever in full batches; every epoch of `steps_per_epoch` batches is shuffled and augmented anew.
+    `train` repeats forever in full batches; every epoch of `steps_per_epoch` batches is shuffled (and augmented) anew.
     `validation` and `test` are one pass each, in a fixed order, without augmentation.
     """
 
@@ -45,6 +45,7 @@ def from_datasets(
     image_size: int,
     batch_size: int,
     seed: int = 0,
+    augmented: bool = True,
 ) -> Data:
     """Builds the pipelines from your own finite, unbatched data sets.
 
@@ -55,6 +56,7 @@ def from_datasets(
       image_size: side in pixels; images (bilinear) and label maps (nearest neighbour) are resized to it.
       batch_size: images in a batch.
       seed: fixes the order and the augmentation; the same seed gives the same batches.
+      augmented: whether training images go through `augment`.
     Raises:
       ValueError: if a data set is empty, repeats forever, or holds something else.
     """
@@ -80,7 +82,7 @@ def from_datasets(
 
         def load(step, indices):
             pair = take(indices[first : first + part])
-            return augment(*pair, seed=(seed, step), first=first, total=batch_size)
+            return augment(*pair, seed=(seed, step), first=first, total=batch_size) if augmented else pair
 
         def shuffled(epoch):  # depends on (seed, epoch) alone, so training can resume at any step
             order = tf.random.experimental.stateless_shuffle(tf.range(counts["train"]), seed=(seed, epoch))
@@ -98,14 +100,9 @@ def from_datasets(
 
     take_validation = _in_memory(validation, counts["validation"])
     validation = tf.data.Dataset.range(counts["validation"]).batch(batch_size).map(take_validation)
-    return Data(
-        tuple(class_names),
-        counts,
-        -(-counts["train"] // batch_size),
-        train_from,
-        validation.prefetch(tf.data.AUTOTUNE),
-        test.batch(batch_size).prefetch(tf.data.AUTOTUNE),
-    )
+    steps_per_epoch = -(-counts["train"] // batch_size)
+    validation, test = (batches.prefetch(tf.data.AUTOTUNE) for batches in (validation, test.batch(batch_size)))
+    return Data(tuple(class_names), counts, steps_per_epoch, train_from, validation, test)
 
 
 def split(examples: tf.data.Dataset, share: float = 0.1, seed: int = 0) -> tuple[tf.data.Dataset, tf.data.Dataset]:

@@ -14,3 +14,4 @@ class Source(NamedTuple):
     test: tf.data.Dataset
     decode: Callable[..., tuple[tf.Tensor, tf.Tensor]]  # to uint8 [H, W, 3] and [H, W, 1]
     validation_share: float = 0.1  # of train
+    augmented: bool = True  # whether training images are varied anew in each epoch

@@ -38,5 +38,5 @@ def load_data(
     if limit:
         splits = [examples.take(limit) for examples in splits]
     train, validation, test = (examples.map(source.decode, num_parallel_calls=tf.data.AUTOTUNE) for examples in splits)
-    sizes = {"image_size": image_size, "batch_size": batch_size}
-    return pipelines.from_datasets(train, validation, test, source.class_names, **sizes, seed=seed)
+    options = {"image_size": image_size, "batch_size": batch_size, "seed": seed, "augmented": source.augmented}
+    return pipelines.from_datasets(train, validation, test, source.class_names, **options)

@@ -1,0 +1,126 @@
+"""The README's "Use the model elsewhere", line by line, and each exported model in its own runtime."""
+
+import re
+import sys
+
+from app import models
+from app.sources import synthetic
+from common import losses, scores
+
+import fcn_vgg16
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import tensorflow as tf
+import unet_mobilenetv2
+import unet_scratch
+from conftest import ROOT
+
+from ai_edge_litert import interpreter
+
+SECTION = re.search(r"^## Use the model elsewhere.*?(?=^## )", (ROOT / "README.md").read_text(), re.S | re.M)[0]
+EXPORT, READ, SHIPPED = re.findall(r"```python\n(.*?)```", SECTION, re.S)
+SIZE = 32
+FORMATS = {"exported": "saved_model", "exported.tflite": "litert", "exported.onnx": "onnx"}  # as the README's lines name them
+runtime = pytest.mark.parametrize("format_", FORMATS.values())
+
+
+def line(code, *words) -> str:
+    (found,) = (one for one in code.splitlines() if all(word in one for word in words))
+    return found
+
+
+def export(format_):
+    """Runs the lines of the README that export to one format."""
+    name = next(name for name, format_of in FORMATS.items() if format_of == format_)
+    if format_ == "litert" and sys.version_info < (3, 11):
+        pytest.skip("Keras 3.12, the last one for Python 3.10, does not export to LiteRT")
+    start = EXPORT.partition("model.export")[0]
+    exec(start + line(EXPORT, f'model.export("{name}"'), {})
+
+
+def logits(format_, pixels):
+    """The answer of an exported model in its runtime, read as the README does."""
+    libraries = {"tf": tf, "onnxruntime": onnxruntime, "pixels": pixels}
+    if format_ == "saved_model":
+        return eval(line(READ, "tf.saved_model"), libraries).numpy()
+    if format_ == "onnx":
+        return eval(line(READ, "onnxruntime"), libraries)
+    import ai_edge_litert
+
+    assert ai_edge_litert.interpreter is interpreter
+    names = {"ai_edge_litert": ai_edge_litert}
+    exec(line(READ, "lite ="), names)
+    answers = [eval(line(READ, "lite."), {**names, "pixels": pixels[k : k + 1]}) for k in range(len(pixels))]
+    return np.concatenate(answers)
+
+
+def same_answers(format_, model, pixels):
+    expected, got = model.predict(pixels, verbose=0), logits(format_, pixels)
+    assert np.ptp(expected) > 1  # it has learnt something
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    assert (got.argmax(axis=-1) == expected.argmax(axis=-1)).mean() >= 0.999
+
+
+def drawn(count, size):
+    images, labels = zip(*(synthetic.draw(index, image_size=size) for index in range(count)), strict=True)
+    return np.stack(images).astype(np.float32), np.stack(labels)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Models after a few steps, made on demand."""
+    made = {}
+
+    def get(recipe):
+        if recipe not in made:
+            keras.utils.set_random_seed(1)
+            model = recipe.build_model(SIZE, 3)
+            model.compile(keras.optimizers.Adam(1e-3), losses.CrossEntropyAndDice())
+            model.fit(*drawn(32, SIZE), batch_size=8, epochs=2, verbose=0)
+            made[recipe] = model
+        return made[recipe]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [unet_scratch, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (fcn_vgg16, unet_mobilenetv2))],
+)
+@runtime
+def test_an_exported_model_answers_the_same(trained, tmp_path, monkeypatch, recipe, format_):
+    monkeypatch.chdir(tmp_path)
+    model = trained(recipe)
+    models.save(model, tmp_path / "weights" / "unet_scratch.keras", scores.TRIMAP)  # the path that the README names
+    export(format_)
+    same_answers(format_, model, drawn(3, SIZE)[0])
+
+
+def test_the_fcn_in_onnx_takes_pixels_alone(trained, tmp_path):
+    trained(fcn_vgg16).export(tmp_path / "fcn.onnx", format="onnx", verbose=False)
+    (pixels,) = onnxruntime.InferenceSession(tmp_path / "fcn.onnx").get_inputs()
+    assert pixels.name == "pixels"
+
+
+@pytest.mark.slow
+@runtime
+def test_the_shipped_weights_can_be_exported(tmp_path, monkeypatch, format_):
+    names = {"unet_mobilenetv2": unet_mobilenetv2}
+    monkeypatch.chdir(ROOT / "recipes")
+    exec(SHIPPED, names)
+    monkeypatch.chdir(tmp_path)
+    models.save(names["model"], tmp_path / "weights" / "unet_scratch.keras", scores.TRIMAP)
+    export(format_)
+    same_answers(format_, names["model"], drawn(2, 192)[0])
+
+
+def test_the_names_of_the_classes_are_where_the_readme_says(trained, tmp_path, monkeypatch):
+    import json
+    import zipfile
+
+    path, member = re.search(r"`unzip -p (\S+) (\S+)`", SECTION).groups()
+    models.save(trained(unet_scratch), tmp_path / path, scores.TRIMAP)
+    with zipfile.ZipFile(tmp_path / path) as archive:
+        assert json.loads(archive.read(member)) == list(scores.TRIMAP)
