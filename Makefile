@@ -1,4 +1,4 @@
-# make demo    trains a U-Net on drawn pets for two to six minutes, cuts out a cat, and says which pictures to open
+# make demo    trains a U-Net on drawn pets for about two minutes, cuts out a cat, and says which pictures to open
 # make test    checks the style and runs the fast tests, about five minutes; make test-all also runs the slow ones
 # make bench   measures speed and memory against the plain way, five to ten minutes
 # All of them set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.13.

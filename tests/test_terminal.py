@@ -2,18 +2,22 @@
 
 import os
 import re
+import struct
 import subprocess
 import sys
 
 import pytest
 from conftest import CONTROL, ROOT
 
-pty = pytest.importorskip("pty", reason="there are no pseudo-terminals on Windows")
+fcntl, pty, termios = (
+    pytest.importorskip(name, reason="there are no pseudo-terminals on Windows") for name in ("fcntl", "pty", "termios")
+)
 
 
 def on_a_terminal(recipe, *flags) -> str:
     """Runs a recipe on a pseudo-terminal; returns what it shows."""
     terminal, screen = pty.openpty()
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
     command = [sys.executable, ROOT / "recipes" / f"{recipe}.py", *flags]
     process = subprocess.Popen(list(map(str, command)), stdout=screen, stderr=screen)
     os.close(screen)
