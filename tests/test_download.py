@@ -9,6 +9,7 @@ from app.sources import load, synthetic
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import CONTROL
 from PIL import Image
 from tensorflow_datasets.datasets.oxford_iiit_pet import oxford_iiit_pet_dataset_builder as pets_builder
 
@@ -53,9 +54,10 @@ def site(archives, http_server, monkeypatch):
     return server
 
 
-def test_first_download_prepares_and_reads_the_data(site, tmp_path):
+def test_first_download_prepares_and_reads_the_data(site, tmp_path, capfd):
     folder = tmp_path / "tfds"
     pets = load.load_data("oxford_iiit_pet", 64, 4, data_dir=str(folder))
+    assert not CONTROL.search("".join(capfd.readouterr()))  # no terminal, no bars
     assert pets.counts == {"train": 11, "validation": 1, "test": 5}
     images, labels = next(iter(pets.test))
     assert images.shape == (4, 64, 64, 3)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import unet_mobilenetv2
+from conftest import CONTROL
 from keras.src.legacy.saving import legacy_h5_format  # the format of the files that Keras downloads
 
 FILES = {"fcn_vgg16": "vgg16_imagenet_notop.weights.h5", "unet_mobilenetv2": "mobilenet_v2_1.0_notop.weights.h5"}
@@ -148,7 +149,7 @@ def as_keras_serves_it(encoder, path):
         legacy_h5_format.save_weights_to_hdf5_group(file, encoder)
 
 
-def test_imagenet_weights_are_downloaded_once(own_copy, http_server):
+def test_imagenet_weights_are_downloaded_once(own_copy, http_server, capfd):
     """From a local server that is shut down before the second load."""
     served, server = http_server
     backbone = encoders.MOBILENETV2._replace(url=f"http://127.0.0.1:{server.server_port}")
@@ -160,6 +161,8 @@ def test_imagenet_weights_are_downloaded_once(own_copy, http_server):
         server.shutdown()
         server.server_close()
     assert [path.name for path in (own_copy / "weights").iterdir()] == [backbone.file]
+    printed = "".join(capfd.readouterr())
+    assert f"downloading {backbone.url}" in printed and not CONTROL.search(printed)
 
 
 def test_wrong_downloads_are_not_kept(own_copy, http_server):

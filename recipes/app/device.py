@@ -20,6 +20,7 @@ def gpu_details() -> list[dict]:
 
 
 def description(gpus: list[dict]) -> str:
+    """What a program runs on, as its first line says it; with the command to install CUDA if only that is missing."""
     if gpus:
         return ", ".join(gpu.get("device_name", "GPU") for gpu in gpus)
     cores = f"CPU ({os.cpu_count()} cores)"
