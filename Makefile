@@ -29,10 +29,10 @@ bench: .venv/installed
 ifneq ($(PYTHON),)
 	$(PYTHON) -m venv .venv
 else ifneq ($(shell command -v uv 2>/dev/null),)
-	uv venv --python 3.13 --seed .venv
+	uv venv --python 3.13 --seed --allow-existing .venv
 else
-	@echo "No Python 3.10 to 3.13 with venv: install uv (https://docs.astral.sh/uv), which brings one, or" \
-	"'apt install python3.13-venv' (Debian), or 'brew install python@3.13' (macOS)"; exit 1
+	@echo "No Python 3.10 to 3.13 with venv: install uv (https://docs.astral.sh/uv), which brings one," \
+	"or run 'apt install python3-venv' (Debian) or 'brew install python@3.13' (macOS)" >&2; exit 1
 endif
 	$(BIN)/pip install -q --upgrade pip
 

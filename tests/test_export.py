@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import zipfile
 
 from app import models
@@ -27,7 +26,7 @@ each_format = pytest.mark.parametrize("format_", FILES)
 
 def export(format_):
     """Runs the lines of the README that load a model and export it to one format."""
-    if format_ == "litert" and sys.version_info < (3, 11):
+    if format_ == "litert" and keras.__version__ < "3.13":
         pytest.skip("Keras 3.12, the last one for Python 3.10, does not export to LiteRT")
     load, *exports = re.split(r"^(?=model\.export)", EXPORT, flags=re.M)
     (line,) = (line for line in exports if f'("{FILES[format_]}"' in line)

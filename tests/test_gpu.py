@@ -45,7 +45,8 @@ def test_the_first_line_tells_of_a_gpu_that_tensorflow_does_not_see(tmp_path, co
     assert (done.returncode, done.stderr) == (0, "")
     first = done.stdout.splitlines()[0]
     mend = f"{sys.executable} -m pip install '{device.CUDA}'"
-    assert "CPU (" in first and (mend in first) == bool(count), first
+    assert ("does not see the NVIDIA GPU" in first and first.endswith(mend)) == bool(count), first
+    assert "CPU (" in done.stdout.splitlines()[count]
 
 
 def test_the_command_for_cuda_is_that_of_the_readme_and_fits_the_requirements():

@@ -1,4 +1,4 @@
-"""Which Python the Makefile takes, without running what it prints."""
+"""Which Python the Makefile takes."""
 
 import os
 import shutil
@@ -13,11 +13,11 @@ pytestmark = pytest.mark.skipif(not MAKE, reason="make is not on this machine")
 
 @pytest.fixture
 def make(tmp_path):
-    """Runs `make -n .venv/bin/pip` in an empty copy of the project with only the given programs on the path."""
+    """Runs `make .venv/bin/pip` beside a copy of the Makefile, with only the given programs on the path."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "bin").mkdir()
 
-    def run(**programs):
+    def run(*flags, **programs):
         for name, text in {"sh": None, **programs}.items():
             path = tmp_path / "bin" / name.replace("_", ".")
             if text is None:
@@ -26,25 +26,31 @@ def make(tmp_path):
                 path.write_text(f"#!/bin/sh\n{text}\n")
                 path.chmod(0o755)
         environment = {"PATH": str(tmp_path / "bin"), "HOME": os.environ.get("HOME", "")}
-        command = [MAKE, "-n", ".venv/bin/pip"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        command = [MAKE, *flags, ".venv/bin/pip"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     return run
 
 
 def test_a_python_that_fits_comes_first(make):
-    printed = make(python3_13="exit 1", python3_11="exit 0", python3="exit 0", uv="exit 0")
-    assert printed.splitlines()[0] == "python3.11 -m venv .venv"
+    done = make("-n", python3_13="exit 1", python3_11="exit 0", python3="exit 0", uv="exit 0")
+    assert done.stdout.splitlines()[0] == "python3.11 -m venv .venv"
 
 
 def test_uv_brings_one(make):
-    assert make(python3="exit 1", uv="exit 0").splitlines()[0] == "uv venv --python 3.13 --seed .venv"
+    done = make("-n", python3="exit 1", uv="exit 0")
+    assert done.stdout.splitlines()[0] == "uv venv --python 3.13 --seed --allow-existing .venv"
 
 
 def test_without_either_a_line_says_how_to_get_one(make):
-    printed = make(python3="exit 1")
-    for words in ("No Python 3.10 to 3.13", "docs.astral.sh/uv", "apt install python3.13-venv", "brew install"):
-        assert words in printed
-    assert "-m venv" not in printed and "uv venv" not in printed
+    done = make(python3="exit 1")
+    assert done.returncode == 2 and done.stdout == ""
+    line, end = done.stderr.splitlines()
+    for words in (
+        "No Python 3.10 to 3.13",
+        "docs.astral.sh/uv",
+        "apt install python3-venv",
+        "brew install python@3.13",
+    ):
+        assert words in line
+    assert end.startswith("make: ***")

@@ -125,7 +125,7 @@ def test_drawn_scenes(command_line, drawn, tmp_path):
     truth = COCO()
     images = [{"id": int(path.stem), "width": 640, "height": 427} for path in scenes]
     categories = [{"id": category} for category in (15, 17, 18)]
-    truth.dataset = {"images": images, "annotations": annotations, "categories": categories}
+    truth.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
     truth.createIndex()
     assert segm_ap(truth, output / "detections.json") >= 0.97
 

@@ -12,22 +12,21 @@ CUDA = "tensorflow[and-cuda]>=2.20,<2.21"  # as in the README
 
 
 def gpu_details() -> list[dict]:
-    """TensorFlow's details of each GPU. Call it before TensorFlow uses them: it makes memory grow as needed."""
+    """TensorFlow's details of each GPU; prints how to get one that only NVIDIA's driver sees.
+
+    Call it before TensorFlow uses the GPUs: it makes their memory grow as needed.
+    """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus and _driver_sees_gpu():
+        command = shlex.join([sys.executable, "-m", "pip", "install", CUDA])
+        print(f"TensorFlow does not see the NVIDIA GPU. This installs CUDA for it: {command}", flush=True)
     return [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
 
 
 def description(gpus: list[dict]) -> str:
-    """What a program runs on, as its first line says it; with the command to install CUDA if only that is missing."""
-    if gpus:
-        return ", ".join(gpu.get("device_name", "GPU") for gpu in gpus)
-    cores = f"CPU ({os.cpu_count()} cores)"
-    if not _driver_sees_gpu():
-        return cores
-    command = shlex.join([sys.executable, "-m", "pip", "install", CUDA])
-    return f"{cores}: TensorFlow does not see the NVIDIA GPU, so run {command}"
+    return ", ".join(gpu.get("device_name", "GPU") for gpu in gpus) or f"CPU ({os.cpu_count()} cores)"
 
 
 def _driver_sees_gpu() -> bool:

@@ -2,8 +2,8 @@
 
 Every picture is a function of (seed, split, index), so the data set needs no files and no memory. Three poses (side
 view, sitting, portrait) are composed of ellipses, polygons and thick curves, rotated, scaled and placed at random,
-covered with fur and shaded. The background has clutter in the same fur and colours, so a colour threshold does not get
-far: a network has to learn shapes.
+covered with fur and shaded. Most backgrounds have clutter in the same fur and colours, up to two pieces, so a colour
+threshold does not get far: a network has to learn shapes.
 """
 
 from app.sources import Source
@@ -44,7 +44,7 @@ def source(image_size: int, seed: int) -> Source:
         image, label = tf.numpy_function(draw_numbered, [element["index"], element["split"]], [tf.uint8, tf.uint8])
         return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None, 1))
 
-    # The drawings vary enough by themselves, and a short training learns faster from plain ones.
+    # The drawings vary by themselves. A short training, as of the demo, learns faster without further variation.
     return Source(TRIMAP, numbered("train"), numbered("test"), decode, augmented=False)
 
 

@@ -20,8 +20,8 @@ import numpy as np
 class Recorder(keras.callbacks.Callback):
     """Saves history.csv, the best model so far and the state to resume from, after each epoch.
 
-    The best model is the one with the highest validation mean IoU. With the state of an interrupted run, `fit` begins
-    where that run stopped, as with keras.callbacks.BackupAndRestore.
+    Without Keras' progress bars it also prints a line. The best model is that of the highest validation mean IoU. With
+    the state of an interrupted run, `fit` begins where that run stopped, as with keras.callbacks.BackupAndRestore.
 
     Args:
       folder: where history.csv and the state go.
