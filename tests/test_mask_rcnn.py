@@ -46,6 +46,7 @@ def weights(tmp_path, monkeypatch):
 
 
 def segm_ap(truth: COCO, results: pathlib.Path) -> float:
+    truth.dataset.setdefault("info", {})  # pycocotools 2.0.10 does not work without
     evaluation = COCOeval(truth, truth.loadRes(str(results)), "segm")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -125,7 +126,7 @@ def test_drawn_scenes(command_line, drawn, tmp_path):
     truth = COCO()
     images = [{"id": int(path.stem), "width": 640, "height": 427} for path in scenes]
     categories = [{"id": category} for category in (15, 17, 18)]
-    truth.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    truth.dataset = {"images": images, "annotations": annotations, "categories": categories}
     truth.createIndex()
     assert segm_ap(truth, output / "detections.json") >= 0.97
 
