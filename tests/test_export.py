@@ -68,7 +68,7 @@ def trained():
             keras.utils.set_random_seed(1)
             model = recipe.build_model(SIZE, 3)
             model.compile(keras.optimizers.Adam(1e-3), losses.CrossEntropyAndDice())
-            model.fit(*drawn(32, SIZE), batch_size=8, epochs=2, verbose=0)
+            model.fit(*drawn(32, SIZE), batch_size=8, epochs=8, verbose=0)
             made[recipe] = model
         return made[recipe]
 
