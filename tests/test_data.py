@@ -129,6 +129,18 @@ def test_the_pipeline_augments_anew_each_epoch():
     assert different[True] > 3 and different[False] == 1
 
 
+def test_augmented_batches_are_the_same_from_any_step_and_in_the_parts_of_workers():
+    pairs = map(np.stack, zip(*(synthetic.draw(index, image_size=32) for index in range(12)), strict=True))
+    own = tf.data.Dataset.from_tensor_slices(tuple(pairs))
+    pets = data.from_datasets(own, own, own, "abc", image_size=32, batch_size=4)
+    later = tuple(part[12:] for part in batches(pets.train, 5))  # two batches of four, after three others
+    assert same(batches(pets.train_from(3), 2), later)
+    for worker in (0, 1):
+        part = slice(2 * worker, 2 * worker + 2)
+        expected = (np.concatenate([values[:4][part], values[4:][part]]) for values in later)
+        assert same(batches(pets.train_from(3, worker, 2), 2), expected)
+
+
 def test_drawn_pets_are_not_augmented():
     images, _ = batches(load.load_data("synthetic", 32, 1, limit=1).train, 3)
     drawings = [synthetic.draw(index, image_size=32)[0] for index in range(9)]
