@@ -113,7 +113,7 @@ def main() -> None:
     num_classes = len(pets.class_names)
     with run.scope():
         model = run.adapt(build_model(run.image_size, num_classes, run.encoder_weights))
-        if run.encoder_weights:
+        if run.has_trained_encoder:
             freeze_first_blocks(model)
         learning_rate = losses.warm_up_and_cosine(run.learning_rate, run.epochs * pets.steps_per_epoch)
         model.compile(

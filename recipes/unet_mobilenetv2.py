@@ -98,7 +98,7 @@ def main() -> None:
     # (first epoch, last epoch, peak learning rate, whether the encoder is trained)
     stages = [(0, run.frozen_epochs, run.learning_rate, False)]
     stages += [(run.frozen_epochs, run.epochs, run.learning_rate * FINE_TUNE_FACTOR, True)]
-    if not run.encoder_weights:  # a random encoder is trained from the start
+    if not run.has_trained_encoder:  # a random encoder is trained from the start
         stages = [(0, run.epochs, run.learning_rate, True)]
     for first, last, peak, is_trainable in stages:
         if last <= max(first, run.finished_epochs):  # no epochs, or finished before an interruption

@@ -278,8 +278,6 @@ def test_nothing_trained_yet(command_line, tmp_path, monkeypatch):
     drawn_photo(tmp_path / "a.png")
     status, _, err = command_line(unet_scratch, "--predict", tmp_path / "a.png", "--output", tmp_path / "output")
     assert status == 2 and "train first" in err and err.count("\n") == 1
-    status, _, err = command_line(unet_scratch, "--weights", "x.keras", "--data", "synthetic")
-    assert status == 2 and "--weights" in err and "--predict" in err
 
 
 def test_memory_does_not_grow_with_the_number_of_photos(weights, tmp_path):

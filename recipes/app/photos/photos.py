@@ -20,6 +20,8 @@ from tqdm import tqdm
 READ_AHEAD = 2  # photos decoded while the current one is worked on
 VIDEOS = {".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
 VIDEOS |= {".ogv", ".ts", ".vob", ".webm", ".wmv"}
+ORIENTATION = 0x0112  # EXIF
+QUARTER_TURNS = (5, 6, 7, 8)  # some of them mirrored
 LONGEST_NAME = 180  # bytes; file systems stop at 255
 # Pillow knows these endings, but they are not photos ...
 NO_PICTURES = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
@@ -193,6 +195,16 @@ def read(path: pathlib.Path) -> np.ndarray:
     except Exception as error:  # each of Pillow's formats fails in its own way
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be read, it may be damaged ({reason})") from error
+
+
+def size(path: pathlib.Path) -> tuple[int, int] | None:
+    """The width and height of a photo, upright, from its first bytes; None if they cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(ORIENTATION) in QUARTER_TURNS else (width, height)
+    except Exception:  # each of Pillow's formats fails in its own way
+        return None
 
 
 def write(path: pathlib.Path, picture: np.ndarray) -> None:

@@ -1,8 +1,10 @@
 """Where images and label maps come from."""
 
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -13,5 +15,27 @@ class Source(NamedTuple):
     train: tf.data.Dataset
     test: tf.data.Dataset
     decode: Callable[..., tuple[tf.Tensor, tf.Tensor]]  # to uint8 [H, W, 3] and [H, W, 1]
-    validation_share: float = 0.1  # of train
+    validation: tf.data.Dataset | None = None  # None: a part of train
+    validation_share: float = 0.1  # of train, in that case
     augmented: bool = True  # whether training images are varied anew in each epoch
+
+
+class Example(NamedTuple):
+    """An image in a person's own folder, and its labels."""
+
+    image: pathlib.Path
+    where: str  # the labels, as a message names them
+    read_labels: Callable[[], np.ndarray]  # to uint8 [H, W]
+
+
+class Layout(NamedTuple):
+    """What lies in a person's own folder."""
+
+    kind: str  # of its examples: "pairs" or "photos"
+    splits: dict[str, list[Example]]  # "train", and what the folder says of "validation", "test" and "neither"
+    place: pathlib.Path  # where the labels are
+    class_names: tuple[str, ...] | None  # None: to be found out from the labels
+    ignores: bool  # whether the label 255 is left out
+    problems: list[str]  # what would fail, or silently train wrong
+    remarks: list[str]  # harmless oddities
+    instances: dict[str, int] | None = None  # of each class, in annotations

@@ -15,15 +15,20 @@ def print_findings(path: pathlib.Path) -> None:
       InputError: if it has problems.
     """
     found = folder.survey(path)
-    print(f"{path}: {len(found.sizes)} pairs can be used, {len(found.train)} to train with, {len(found.test)} to test")
+    layout = found.layout
+    validated = f"{len(found.validation)} to validate, " if found.validation else ""
+    parts = f"{len(found.train)} to train with, {validated}{len(found.test)} to test"
+    print(f"{path}: {len(found.sizes)} {layout.kind} can be used, {parts}")
     if found.sizes:
         smallest, largest = (pick(found.sizes, key=np.prod) for pick in (min, max))
         print("sizes: {} x {} to {} x {} pixels".format(*smallest, *largest))
         shares = found.pixels / max(1, found.pixels.sum())
-        table = [("class", "id", "value in the masks", "share of pixels")]
+        column = "value in the masks" if layout.instances is None else "instances"
+        table = [("class", "id", column, "share of pixels")]
         for index, (name, share) in enumerate(zip(found.class_names, shares, strict=True)):
             values = ", ".join(map(str, np.flatnonzero(found.ids == index)))
-            table.append((name, str(index), values, f"{share:.2%}"))
+            cell = values if layout.instances is None else str(layout.instances.get(name, ""))
+            table.append((name, str(index), cell, f"{share:.2%}"))
         print_table(table)
     for title, lines in (("remarks", found.remarks), ("problems", found.problems)):
         print(f"{title}: {len(lines) or 'none'}")

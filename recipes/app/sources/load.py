@@ -20,7 +20,7 @@ def load_data(
       data: one of NAMES, or a folder as in folder.py.
       image_size: side in pixels to which images and labels are resized.
       batch_size: images in a batch.
-      seed: fixes the validation images (a tenth), the order and the augmentation.
+      seed: fixes the validation images (a tenth, unless a folder names them), the order and the augmentation.
       limit: at most this many images of each split.
       data_dir: where tensorflow-datasets keeps its data; None for its default.
     Raises:
@@ -34,7 +34,10 @@ def load_data(
         source = folder.source(pathlib.Path(data), seed)
     else:
         raise InputError(f"--data {data}: no such data set or folder; choose {', '.join(NAMES)} or a folder")
-    splits = [*pipelines.split(source.train, source.validation_share, seed), source.test]
+    if source.validation:
+        splits = [source.train, source.validation, source.test]
+    else:
+        splits = [*pipelines.split(source.train, source.validation_share, seed), source.test]
     if limit:
         splits = [examples.take(limit) for examples in splits]
     train, validation, test = (examples.map(source.decode, num_parallel_calls=tf.data.AUTOTUNE) for examples in splits)

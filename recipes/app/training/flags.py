@@ -9,6 +9,7 @@ from app.files import ROOT, check_writable
 from app.models import SIZE_STEP
 from app.sources import pets
 
+TRAINED_FACTOR = 0.3  # of the learning rate, in a training that starts from --weights
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -42,13 +43,14 @@ def parse(
     add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
     add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
     if frozen_epochs is not None:
-        text = f"the first K epochs with a pretrained encoder frozen, default {frozen_epochs}"
-        add("--frozen-epochs", type=whole, default=frozen_epochs, metavar="K", help=text)
+        text = f"the first K epochs with a pretrained encoder frozen, default {frozen_epochs}, with --weights 0"
+        add("--frozen-epochs", type=whole, metavar="K", help=text)
     if has_encoder:
         text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
-        add("--backbone-weights", default="imagenet", metavar="W", help=text)
+        add("--backbone-weights", metavar="W", help=text)
     add("--batch-size", type=positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
-    add("--learning-rate", type=positive(float), default=learning_rate, metavar="X", help=f"default {learning_rate}")
+    text = f"default {learning_rate}, with --weights {learning_rate * TRAINED_FACTOR:.2g}"
+    add("--learning-rate", type=positive(float), metavar="X", help=text)
     add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest one for this device")
     add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
     add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
@@ -59,12 +61,26 @@ def parse(
     add("--predict", nargs="+", type=pathlib.Path, metavar="PATH", help=text)
     text = "with --predict: only part I of N, without what is done already"
     add("--shard", type=_shard, metavar="I/N", help=text)
-    text = f"trained weights for --predict (default weights/{recipe}.keras, with other data {recipe}-DATA.keras)"
+    text = (
+        f"trained weights: with --predict the ones to use (default weights/{recipe}.keras, with other data "
+        f"{recipe}-DATA.keras), otherwise the ones to start from; shipped: those that come with the project"
+    )
     add("--weights", type=pathlib.Path, metavar="FILE", help=text)
     add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
     args = parser.parse_args()
-    if args.weights and not args.predict:
-        raise InputError("--weights: only with --predict; training starts from --backbone-weights")
+    if str(args.weights) == "shipped":
+        args.weights = ROOT / "weights" / f"{recipe}.weights.h5"
+        if not args.weights.exists():
+            raise InputError(f"--weights shipped: none come with {recipe}; name a FILE, or leave the flag out")
+    is_further = args.weights and not args.predict
+    if args.learning_rate is None:
+        args.learning_rate = learning_rate * (TRAINED_FACTOR if is_further else 1)
+    if frozen_epochs is not None and args.frozen_epochs is None:
+        args.frozen_epochs = 0 if is_further else frozen_epochs
+    if has_encoder and is_further and args.backbone_weights not in (None, "none"):
+        raise InputError("--backbone-weights: the encoder's weights are in --weights too; leave one of the two out")
+    if has_encoder and args.backbone_weights is None:
+        args.backbone_weights = "none" if is_further else "imagenet"
     if args.shard and not args.predict:
         raise InputError("--shard: only with --predict; TF_CONFIG divides a training between machines")
     if args.check_data and args.predict:
@@ -83,6 +99,8 @@ def parse(
             # Beside what the training of these weights wrote.
             trained = args.weights.stem if args.weights and args.weights.stem.startswith(f"{recipe}-") else name
             args.output = ROOT / "output" / trained / "predictions"
+    if is_further and args.weights.resolve() == args.model:
+        raise InputError(f"--weights {args.weights}: this training would replace it; name another folder with --output")
     if not args.check_data:
         check_writable(args.output, "--output")
     if not (args.predict or args.check_data):

@@ -15,7 +15,7 @@ from app import device, files
 from app.cpu import layers
 from app.photos import predict
 from app.sources import check, load
-from app.training import cluster, encoders, flags, recorder, report, state
+from app.training import cluster, encoders, flags, recorder, report, state, transfer
 from common.data import Data
 
 import keras
@@ -68,8 +68,9 @@ def start(
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
     weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
+    trained = transfer.load(recipe, args.weights, build_model, args.image_size) if args.weights else None
     config = {"recipe": recipe, **vars(args)}
-    return Run(recipe, config, device.description(gpus), team, weights, has_gpu=bool(gpus))
+    return Run(recipe, config, device.description(gpus), team, weights, trained, has_gpu=bool(gpus))
 
 
 class Run:
@@ -79,6 +80,7 @@ class Run:
       image_size, epochs, batch_size, learning_rate: the flags.
       frozen_epochs: how many of the epochs have the encoder frozen; none if it starts random.
       encoder_weights: the file of the encoder's pretrained weights, or None.
+      has_trained_encoder: whether the encoder starts from such a file, or the whole network from --weights.
       jit_compile: whether XLA should compile the training step.
       recorder: the callback for `fit`, once the data is loaded.
     """
@@ -90,20 +92,23 @@ class Run:
         device_name: str,
         team: cluster.Team,
         encoder_weights: pathlib.Path | None = None,
+        trained: transfer.Trained | None = None,
         has_gpu: bool = False,
     ):
         """`config` is what metrics.json records: each flag, and "model", the path of the trained model."""
-        self.recipe, self.config, self.team, self.encoder_weights = recipe, config, team, encoder_weights
+        self.recipe, self.config, self.team = recipe, config, team
+        self.encoder_weights, self.trained = encoder_weights, trained
+        self.has_trained_encoder = bool(encoder_weights or trained)
         self.image_size, self.batch_size = config["image_size"], config["batch_size"]
         self.epochs, self.learning_rate = config["epochs"], config["learning_rate"]
-        self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if encoder_weights else 0
+        self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
         self.data, self.output, self.model_path = config["data"], config["output"], config["model"]
         self.has_gpu = has_gpu
         # XLA speeds up a GPU; on a CPU it replaces oneDNN's convolutions and takes up to four times as long.
         self.jit_compile = has_gpu and team.strategy.num_replicas_in_sync == 1
         worker = f" | worker {team.worker + 1} of {team.workers}" if team.workers > 1 else ""
         self.device = f"{device_name} | {keras.config.dtype_policy().name}{worker}"
-        self.recorder = self.lock = None
+        self.class_names = self.recorder = self.lock = None
 
     @property
     def finished_epochs(self) -> int:
@@ -119,8 +124,11 @@ class Run:
         options = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
         data = load.load_data(self.data, self.image_size, self.batch_size, **options)
         counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
-        print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts} | {self.device}", flush=True)
+        self.class_names = data.class_names
+        start = f" | {self.trained.summary(data.class_names)}" if self.trained else ""
+        print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts}{start} | {self.device}", flush=True)
         settings = {name: self.config[name] for name in state.FLAGS if name in self.config}
+        settings["weights"] = str(settings["weights"]) if self.trained else None
         settings |= {"precision": keras.config.dtype_policy().name}
         settings |= {"images": data.counts, "classes": list(data.class_names)}
         self.recorder, self.lock = recorder.begin(
@@ -135,7 +143,9 @@ class Run:
             yield
 
     def adapt(self, model: keras.Model) -> keras.Model:
-        """The model to train here: on a CPU with faster layers, on several devices with shared batch statistics."""
+        """The model to train here: with the weights to start from, faster layers on a CPU, shared batch statistics."""
+        if self.trained:
+            self.trained.copy_to(model, self.class_names)
         return self.team.adapt(model if self.has_gpu else layers.swap_in(model))
 
     def batches(self, data: Data):

@@ -17,7 +17,7 @@ import numpy as np
 
 NAME, PREVIOUS = "state.npz", "state-previous.npz"
 FLAGS = ("data", "image_size", "epochs", "frozen_epochs", "batch_size", "learning_rate")
-FLAGS += ("backbone_weights", "precision", "limit", "seed")
+FLAGS += ("backbone_weights", "weights", "precision", "limit", "seed")
 
 
 class State(NamedTuple):

@@ -1,0 +1,330 @@
+"""COCO annotations as own data: every layout is checked, trained on and used; every problem is one line."""
+
+import contextlib
+import json
+import shutil
+
+from app.cli import InputError
+from app.sources import coco, load
+from app.sources import folder as folders
+
+import numpy as np
+import pytest
+import unet_scratch
+from PIL import Image
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+from test_own_data import make
+
+WIDTH, HEIGHT = 56, 40
+NAMES = {3: "leaf", 90: "bug"}  # with gaps in the ids
+CLASSES = ("background", "leaf", "bug")
+COLORS = np.array([(40, 60, 160), (60, 190, 70), (220, 60, 40)], np.uint8)
+LAYOUTS = {  # the annotation file of each split, beside the images or above them
+    "one file": {"annotations.json": range(20)},
+    "a file a split": {"train.json": range(14), "valid.json": range(14, 17), "test.json": range(17, 20)},
+    "roboflow": {
+        f"{split}/_annotations.coco.json": numbers
+        for split, numbers in (("train", range(14)), ("valid", range(14, 17)), ("test", range(17, 20)))
+    },
+}
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def annotate(number):
+    """The annotations of a scene: a leaf as a polygon, bugs on it as run lengths, in some a crowd of bugs."""
+    rng = np.random.default_rng(number)
+    left, top = rng.integers(2, 12, 2).tolist()
+    leaf = [left, top, left + 30.5, top + 2.25, left + 34, top + 22, left + 4, top + 24.75]
+    frame = np.zeros((3, HEIGHT, WIDTH), np.uint8)
+    frame[0, top + 4 : top + 12, left + 6 : left + 14] = 1
+    frame[1, top + 10 : top + 18, left + 12 : left + 24] = 1
+    frame[2, HEIGHT - 6 :, :9] = 1
+    compressed = coco_masks.encode(np.asfortranarray(frame[0]))
+    flat = frame[1].ravel(order="F")
+    starts = np.flatnonzero(np.diff(flat, prepend=0))  # the first pixel is not set
+    outlines = [
+        (3, [leaf], 0),
+        (90, {"size": [HEIGHT, WIDTH], "counts": compressed["counts"].decode()}, 0),
+        (90, {"size": [HEIGHT, WIDTH], "counts": np.diff(starts, prepend=0, append=flat.size).tolist()}, 0),
+    ]
+    if number % 3 == 0:
+        crowd = coco_masks.encode(np.asfortranarray(frame[2]))["counts"].decode()
+        outlines.append((90, {"size": [HEIGHT, WIDTH], "counts": crowd}, 1))
+    return [
+        {"category_id": category, "segmentation": outline, "iscrowd": crowd} for category, outline, crowd in outlines
+    ]
+
+
+def truth(annotations):
+    """The label map as pycocotools' masks give it."""
+    label = np.zeros((HEIGHT, WIDTH), np.uint8)
+    masks = []
+    for one in annotations:
+        outline = one["segmentation"]
+        if isinstance(outline, list):
+            region = coco_masks.merge(coco_masks.frPyObjects(outline, HEIGHT, WIDTH))
+        elif isinstance(outline["counts"], list):
+            region = coco_masks.frPyObjects(outline, HEIGHT, WIDTH)
+        else:
+            region = outline
+        masks.append((coco_masks.decode(region), 255 if one["iscrowd"] else CLASSES.index(NAMES[one["category_id"]])))
+    for mask, value in sorted(masks, key=lambda pair: -int(pair[0].sum())):
+        label[mask == 1] = value
+    return label
+
+
+def write(folder, layout="one file"):
+    """Writes a data set of twenty drawn scenes."""
+    for name, numbers in LAYOUTS[layout].items():
+        path = folder / name
+        images = path.parent if layout == "roboflow" else folder / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        content = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in NAMES.items()]}
+        if layout == "roboflow":
+            content["categories"] = [{"id": 0, "name": "bugs", "supercategory": "none"}] + [
+                {**category, "supercategory": "bugs"} for category in content["categories"]
+            ]
+        for number in numbers:
+            annotations = annotate(number)
+            pixels = COLORS[np.minimum(truth(annotations), 2)].astype(int)
+            noise = np.random.default_rng(number).integers(-15, 15, pixels.shape)
+            Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(images / f"scene {number}.png")
+            content["images"].append(
+                {"id": number + 100, "file_name": f"scene {number}.png", "width": WIDTH, "height": HEIGHT}
+            )
+            for annotation in annotations:
+                identity = {"id": len(content["annotations"]) + 1, "image_id": number + 100}
+                content["annotations"].append({**identity, **annotation})
+        path.write_text(json.dumps(content))
+    return folder
+
+
+def change(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+@each_layout
+def test_check_train_and_predict(command_line, tmp_path, layout):
+    folder = write(tmp_path / "bugs", layout)
+    status, out, err = command_line(unet_scratch, "--data", folder, "--check-data")
+    assert (status, err) == (0, "") and "problems: none" in out and "remarks: none" in out
+    counts = "16 to train with, 2 to test" if layout == "one file" else "14 to train with, 3 to validate, 3 to test"
+    assert f"20 photos can be used, {counts.replace('16', '18')}" in out and "sizes: 56 x 40 to 56 x 40" in out
+    labels = np.stack([truth(annotate(number)) for number in range(20)])
+    for number, name in enumerate(CLASSES):
+        share = (labels == number).sum() / (labels != 255).sum()
+        instances = {"background": "", "leaf": "20", "bug": "40"}[name]
+        assert f"{name} {number} {instances} {share:.2%}".split() in [line.split() for line in out.splitlines()]
+
+    output = tmp_path / "output"
+    flags = ("--image-size", 32, "--epochs", 2, "--batch-size", 4, "--output", output)
+    status, out, err = command_line(unet_scratch, "--data", folder, *flags)
+    assert (status, err) == (0, "")
+    assert ("16 train, 2 validation, 2 test" if layout == "one file" else "14 train, 3 validation, 3 test") in out
+    assert tuple(json.loads((output / "metrics.json").read_text())["test"]["iou"]) == CLASSES
+
+    photos = [path for path in folder.rglob("*.png")][:3]
+    flags = ("--weights", output / "unet_scratch.keras", "--output", tmp_path / "found")
+    status, out, err = command_line(unet_scratch, "--predict", *photos, *flags)
+    assert (status, err) == (0, "") and "background, leaf, bug" in out
+    mask = Image.open(tmp_path / "found" / f"{photos[0].stem}_mask.png")
+    assert mask.size == (WIDTH, HEIGHT) and np.asarray(mask).max() < 3
+    assert (tmp_path / "found" / f"{photos[0].stem}_cutout.png").exists()
+
+
+def test_label_maps_equal_the_masks_of_pycocotools(tmp_path):
+    """Also as the training reads them: images and labels belong together."""
+    folder = write(tmp_path / "bugs")
+    file = coco.read(folder / "annotations.json", folder / "images")
+    assert file.categories == NAMES and len(file.photos) == 20
+    class_ids = {name: number for number, name in enumerate(CLASSES)}
+    with contextlib.redirect_stdout(None):
+        reference = COCO(folder / "annotations.json")
+    for number, photo in enumerate(file.photos):
+        expected = truth(annotate(number))
+        np.testing.assert_array_equal(photo.label_map(class_ids), expected)
+        assert (expected == 255).any() == (number % 3 == 0)
+        entries = reference.loadAnns(reference.getAnnIds(number + 100))
+        for annotation, entry in zip(photo.annotations, entries, strict=True):
+            np.testing.assert_array_equal(annotation.mask(), reference.annToMask(entry))
+            assert annotation.box == tuple(coco_masks.toBbox(annotation.region))
+            assert (annotation.category_id, annotation.is_crowd) == (entry["category_id"], entry["iscrowd"])
+    own = load.load_data(str(folder), 32, 4)
+    for images, label_maps in own.test:
+        for image, label in zip(images.numpy(), label_maps.numpy(), strict=True):
+            nearest = np.abs(image[:, :, None].astype(int) - COLORS).sum(-1).argmin(-1)
+            assert (nearest == label)[label != 255].mean() > 0.9
+
+
+def test_class_shares_of_coco(shared):
+    found = folders.survey(shared / "coco")
+    assert not found.problems and len(found.sizes) == 20
+    with contextlib.redirect_stdout(None):
+        reference = COCO(shared / "coco" / "instances.json")
+    names = {category["id"]: category["name"] for category in reference.dataset["categories"]}
+    pixels, instances = dict.fromkeys(("background", *names.values()), 0), dict.fromkeys(names.values(), 0)
+    for image_id, image in reference.imgs.items():
+        label = np.zeros((image["height"], image["width"]), int)
+        entries = reference.loadAnns(reference.getAnnIds(image_id))
+        for entry in sorted(entries, key=lambda entry: -int(reference.annToMask(entry).sum())):
+            label[reference.annToMask(entry) == 1] = -1 if entry["iscrowd"] else entry["category_id"]
+            instances[names[entry["category_id"]]] += not entry["iscrowd"]
+        for number in np.unique(label[label >= 0]):
+            pixels[names.get(number, "background")] += int((label == number).sum())
+    assert dict(zip(found.class_names, found.pixels.tolist(), strict=True)) == pixels
+    assert {name: found.layout.instances[name] for name in instances} == instances
+
+
+def test_files_as_tools_name_them(tmp_path):
+    """CVAT: annotations/instances_Train.json and subfolders of images; Label Studio: result.json with images\\NAME."""
+    folder = write(tmp_path / "cvat", "a file a split")
+    (folder / "annotations").mkdir()
+    for split, name in (("train", "Train"), ("valid", "Validation"), ("test", "test2017")):
+        for entry in json.loads((folder / f"{split}.json").read_text())["images"]:
+            place = folder / "images" / name
+            place.mkdir(exist_ok=True)
+            (folder / "images" / entry["file_name"]).rename(place / entry["file_name"])
+        (folder / f"{split}.json").rename(folder / "annotations" / f"instances_{name}.json")
+    found = folders.survey(folder)
+    assert (len(found.train), len(found.validation), len(found.test)) == (14, 3, 3) and not found.problems
+
+    folder = write(tmp_path / "label studio")
+    (folder / "annotations.json").rename(folder / "result.json")
+    change(folder / "result.json", lambda content: [
+        image.update(file_name=f"images\\{image['file_name']}") for image in content["images"]
+    ])  # fmt: skip
+    assert folders.survey(folder).problems == [] and len(folders.survey(folder).sizes) == 20
+
+
+def test_a_missing_split_is_drawn_by_the_seed(tmp_path):
+    folder = write(tmp_path / "bugs", "a file a split")
+    (folder / "valid.json").unlink()
+    assert load.load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 1, "test": 3}
+    one, other, again = (folders.survey(write(tmp_path / "all"), seed) for seed in (0, 1, 0))
+    assert one.test != other.test and [part.image for part in one.test] == [part.image for part in again.test]
+
+    folder = write(tmp_path / "more", "a file a split")
+    (folder / "test.json").unlink()
+    assert load.load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 3, "test": 1}
+
+
+def test_photos_without_instances_and_files_without_each_other(tmp_path):
+    folder = write(tmp_path / "bugs")
+    change(folder / "annotations.json", lambda content: content.update(
+        annotations=[one for one in content["annotations"] if one["image_id"] != 103]
+    ))  # fmt: skip
+    (folder / "images" / "scene 4.png").rename(folder / "images" / "holiday.png")
+    found = folders.survey(folder)
+    assert found.problems == [] and len(found.sizes) == 19
+    for remark in (
+        "scene 3.png: all one class (background)",
+        "scene 4.png is not in",
+        "holiday.png: not used, it is in no annotation file",
+    ):
+        assert sum(remark in line for line in found.remarks) == 1, found.remarks
+
+
+def segmentation(outline):
+    return lambda content: content["annotations"][4].update(segmentation=outline)
+
+
+PROBLEMS = {
+    "another size": (
+        lambda c: c["images"][1].update(width=50),
+        "annotations.json: scene 1.png has 56 x 40 pixels, not 50 x 40",
+    ),
+    "two points": (segmentation([[1, 1, 9, 9]]), "annotation 5 of scene 1.png: a polygon of 2 points"),
+    "odd numbers": (segmentation([[1, 1, 9, 9, 5, 5, 3]]), "a polygon of 3.5 points"),
+    "outside": (segmentation([[1, 1, 99, 9, 5, 30]]), "a polygon outside of the image: 99 is not in 0 to 56"),
+    "not finite": (segmentation([[1, 1, 9, float("nan"), 5, 30]]), "a polygon outside of the image: nan"),
+    "words": (segmentation([["a", 1, 9, 9, 5, 30]]), "a polygon has to be a list of numbers"),
+    "flat": (segmentation([1, 1, 9, 9, 5, 30]), "a polygon has to be a list of numbers"),
+    "box only": (segmentation([]), "it has neither a polygon nor a mask"),
+    "mask of another size": (segmentation({"size": [9, 9], "counts": [81]}), "its mask has the size [9, 9]"),
+    "short mask": (segmentation({"size": [40, 56], "counts": [9, 9]}), "its mask has 18 pixels, the image 2240"),
+    "cut mask": (segmentation({"size": [40, 56], "counts": "Q"}), "its mask is damaged"),
+    "no mask": (segmentation({"size": [40, 56], "counts": "\x07"}), "its mask is damaged"),
+    "negative mask": (segmentation({"size": [40, 56], "counts": [-5, 2245]}), "its mask is damaged"),
+    "category": (lambda c: c["annotations"][4].update(category_id=8), "there is no category with the id 8"),
+    "image": (lambda c: c["annotations"][4].update(image_id=8), "annotation 5: there is no image with the id 8"),
+    "names": (lambda c: c["images"][2].update(file_name="scene 1.png"), "two images are named scene 1.png; keep one"),
+    "ids": (lambda c: c["images"][2].update(id=101), "two images have the id 101"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_problem_is_named(tmp_path, name):
+    spoil, words = PROBLEMS[name]
+    folder = write(tmp_path / "bugs")
+    change(folder / "annotations.json", spoil)
+    problems = folders.survey(folder).problems
+    assert any(words in problem for problem in problems), problems
+    assert all("\n" not in problem and str(folder) in problem for problem in problems)
+    with pytest.raises(InputError, match="--check-data lists all of them"):
+        load.load_data(str(folder), 32, 4)
+
+
+def without(key):
+    return lambda path: change(path, lambda content: content.pop(key))
+
+
+FAULTS = {
+    "text": (lambda path: path.write_text("cat, dog"), "annotations.json: no JSON"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:99]), "annotations.json: no JSON"),
+    "deep": (lambda path: path.write_text("[" * 10**5), "annotations.json: no JSON"),
+    "no text": (lambda path: path.write_bytes(b"\xff\xfe\xfa"), "annotations.json: no JSON"),
+    "list": (lambda path: path.write_text("[]"), "no COCO file, it has no list of images"),
+    "no annotations": (without("annotations"), "no COCO file, it has no list of annotations"),
+    "no width": (lambda path: change(path, lambda c: c["images"][3].pop("width")), r"images\[3\] has no width"),
+    "no size": (lambda path: change(path, lambda c: c["images"][3].update(width=0)), "a wrong size, 0 x 40"),
+    "no image": (lambda path: shutil.move(path.parent / "images", path.parent.parent), "none of its 20 images is in"),
+    "no categories": (lambda path: change(path, lambda c: c.update(categories=[])), "list of categories is empty"),
+    "many categories": (
+        lambda path: change(path, lambda c: c.update(categories=[{"id": i, "name": f"{i}"} for i in range(300)])),
+        "301 classes with the background; 255 are possible",
+    ),
+    "which": (lambda path: shutil.copy(path, path.parent / "more.json"), "keep one, or name them train.json"),
+    "no train": (
+        lambda path: [shutil.copy(path, path.parent / f"{name}.json") for name in ("valid", "test")] and path.unlink(),
+        "there is no train.json beside test.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_unusable_files(command_line, tmp_path, name):
+    spoil, words = FAULTS[name]
+    folder = write(tmp_path / "bugs")
+    spoil(folder / "annotations.json")
+    with pytest.raises(InputError, match=words):
+        folders.survey(folder)
+    for flags in ((), ("--check-data",)):
+        status, _, err = command_line(unet_scratch, "--data", folder, *flags, "--output", tmp_path / "output")
+        assert status == 2 and err.count("\n") == 1, err
+
+
+def test_an_image_in_two_splits_or_two_places(tmp_path):
+    folder = write(tmp_path / "bugs", "a file a split")
+    change(folder / "test.json", lambda content: content["images"][0].update(file_name="scene 3.png"))
+    assert any("scene 3.png: it is in train.json too" in problem for problem in folders.survey(folder).problems)
+    folder = write(tmp_path / "more")
+    for place in ("a", "b"):
+        (folder / "images" / place).mkdir()
+        shutil.copy(folder / "images" / "scene 3.png", folder / "images" / place)
+    (folder / "images" / "scene 3.png").unlink()
+    (problem,) = folders.survey(folder).problems
+    assert "scene 3.png may be" in problem and "rename one of them" in problem
+
+
+def test_of_masks_and_annotations_the_masks_are_taken(command_line, tmp_path):
+    folder = make(tmp_path / "both", 3)
+    shutil.copy(write(tmp_path / "bugs") / "annotations.json", folder)
+    found = folders.survey(folder)
+    assert found.class_names == ("background", "class 1", "class 2") and not found.problems
+    assert found.remarks[0].startswith(f"{folder / 'annotations.json'}: not read, the masks in masks/ are taken")
+    flags = ("--image-size", 32, "--epochs", 1, "--batch-size", 4, "--limit", 4, "--output", tmp_path / "output")
+    status, out, err = command_line(unet_scratch, "--data", folder, *flags)
+    assert (status, err) == (0, "") and "annotations.json: not read, the masks in masks/ are taken" in out

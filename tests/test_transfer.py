@@ -1,0 +1,143 @@
+"""--weights in a training: what is taken over, what is refused, and what it is good for."""
+
+import json
+
+from app import models
+from app.training import report, transfer
+
+import numpy as np
+import pytest
+import unet_mobilenetv2
+import unet_scratch
+from test_models import MODELS
+from test_own_data import SHAPES, make
+from test_resume import start, wait_for
+
+TRIMAP = ("pet", "background", "border")
+QUICK = ("--data", "synthetic", "--image-size", 32, "--limit", 24, "--batch-size", 4)
+OF_CLASSES = {  # layers whose shape depends on the number of classes
+    "unet_scratch": 1,
+    "fcn_vgg16": 6,
+    "unet_mobilenetv2": 1,
+}
+
+
+def shaken(model):
+    """Gives a model weights that no other has."""
+    rng = np.random.default_rng(0)
+    model.set_weights([array + rng.normal(size=array.shape).astype(array.dtype) for array in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_taken_over(name, tmp_path):
+    build = MODELS[name][0]
+    trained = shaken(build(64, 3))
+    models.save(trained, tmp_path / "trained.keras", TRIMAP)
+    found = transfer.load(name, tmp_path / "trained.keras", build, 64)
+    assert sum(found.is_of_classes) == OF_CLASSES[name] and found.class_names == TRIMAP
+
+    for names in (TRIMAP, ("cat", "dog", "background"), ("cat", "dog")):
+        model = build(64, len(names))
+        fresh = [layer.get_weights() for layer in model.layers]
+        found.copy_to(model, names)
+        kept = 0
+        for layer, before, source in zip(model.layers, fresh, trained.layers, strict=True):
+            is_kept = all(np.array_equal(a, b) for a, b in zip(layer.get_weights(), before, strict=True))
+            if layer.weights and is_kept:
+                kept += 1
+            else:
+                for array, expected in zip(layer.get_weights(), source.get_weights(), strict=True):
+                    np.testing.assert_array_equal(array, expected)
+        assert kept == (0 if names == TRIMAP else OF_CLASSES[name])
+        assert ("but the last" in found.summary(names)) == bool(kept)
+
+
+@pytest.mark.parametrize("name", ["fcn_vgg16", "unet_mobilenetv2"])
+def test_other_sizes_of_the_same_network(name, tmp_path):
+    build = MODELS[name][0]
+    models.save(build(64, 3), tmp_path / "trained.keras", TRIMAP)
+    transfer.load(name, tmp_path / "trained.keras", build, 96).copy_to(build(96, 3), TRIMAP)
+
+
+def test_as_many_channels_as_classes(tmp_path):
+    """A layer with 63 + 1 channels is not taken for one of 64 classes."""
+    names = [f"class {number}" for number in range(63)]
+    models.save(unet_scratch.build_model(32, 63), tmp_path / "trained.keras", names)
+    found = transfer.load("unet_scratch", tmp_path / "trained.keras", unet_scratch.build_model, 32)
+    assert sum(found.is_of_classes) == 1
+
+
+def train(command_line, output, *flags):
+    status, out, err = command_line(unet_scratch, *flags, "--output", output)
+    assert (status, err) == (0, "")
+    history = report.read_history(output / "history.csv").history
+    return out.splitlines(), history["loss"], json.loads((output / "metrics.json").read_text())["config"]
+
+
+def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
+    """With the same classes, and with others."""
+    lines, random, config = train(command_line, tmp_path / "random", *QUICK, "--epochs", 6)
+    weights = tmp_path / "random" / "unet_scratch.keras"
+    assert "starts from" not in lines[0] and (config["weights"], config["learning_rate"]) == (None, 1e-3)
+
+    again = (*QUICK, "--epochs", 1, "--weights", weights)
+    lines, same, config = train(command_line, tmp_path / "same", *again)
+    assert f"starts from {weights}: all weights |" in lines[0]
+    assert config["weights"] == str(weights) and config["learning_rate"] == pytest.approx(3e-4)
+    assert same[0] < random[1]
+
+    folder = make(tmp_path / "shapes", 3, count=24, names=SHAPES[:3])
+    own = ("--data", folder, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3)
+    _, random, _ = train(command_line, tmp_path / "random shapes", *own)
+    lines, other, _ = train(command_line, tmp_path / "other", *own, "--weights", weights)
+    assert f"starts from {weights}: all weights but the last layer's |" in lines[0]
+    assert other[0] < random[0]
+
+
+def test_the_shipped_weights_start_a_training(command_line, tmp_path):
+    flags = (*QUICK, "--epochs", 1, "--weights", "shipped", "--output", tmp_path)
+    status, out, err = command_line(unet_mobilenetv2, *flags)
+    assert (status, err) == (0, "")
+    assert "starts from weights/unet_mobilenetv2.weights.h5: all weights |" in out.splitlines()[0].replace(
+        f"{ROOT}/", ""
+    )
+    config = json.loads((tmp_path / "metrics.json").read_text())["config"]
+    assert config["frozen_epochs"] == 0 and config["backbone_weights"] == "none"  # no ImageNet weights are needed
+
+
+def test_resuming_a_training_that_started_from_weights(tmp_path, command_line):
+    """Killed after an epoch; without the flag it is refused."""
+    weights = tmp_path / "weights.keras"
+    models.save(unet_scratch.build_model(32, 3), weights, TRIMAP)
+    output = tmp_path / "run"
+    process = start("unet_scratch", output, "--weights", weights)
+    wait_for(lambda: (output / "state.npz").exists(), process)
+    process.kill()
+    process.communicate()
+    flags = (*QUICK[:4], "--batch-size", 8, "--limit", 16, "--precision", "float32", "--epochs", 6, "--resume")
+    status, _, err = command_line(unet_scratch, *flags, "--output", output)
+    assert status == 2 and "--weights was" in err and "--learning-rate was" in err and err.count("\n") == 1
+    status, out, err = command_line(unet_scratch, *flags, "--output", output, "--weights", weights)
+    assert (status, err) == (0, "") and "starts from" in out and "resuming after epoch" in out
+
+
+def test_networks_that_do_not_fit_are_refused(command_line, tmp_path):
+    deep, other, own = (tmp_path / name / "unet_scratch.keras" for name in ("deep", "other", "output"))
+    for path, recipe, size in ((deep, "unet_scratch", 64), (other, "unet_mobilenetv2", 32), (own, "unet_scratch", 32)):
+        path.parent.mkdir()
+        models.save(MODELS[recipe][0](size, 3), path, TRIMAP)
+    for flags, words in (
+        (("--weights", deep), "for 64 px, has other layers than the one for 32 px; use --image-size 64"),
+        (("--weights", other), "of another recipe, unet_mobilenetv2; this one is unet_scratch"),
+        (("--weights", own), "this training would replace it"),
+        (("--weights", tmp_path / "nowhere.keras"), "no such file"),
+        (("--weights", "shipped"), "--weights shipped: none come with unet_scratch"),
+    ):
+        before = own.read_bytes()
+        status, out, err = command_line(unet_scratch, *QUICK, *flags, "--output", own.parent)
+        assert status == 2 and out == "" and err.count("\n") == 1 and words in err, err
+        assert [path.name for path in own.parent.iterdir()] == [own.name] and own.read_bytes() == before
+    flags = ("--weights", "shipped", "--backbone-weights", "imagenet", "--output", tmp_path / "output")
+    status, _, err = command_line(unet_mobilenetv2, *QUICK, *flags)
+    assert status == 2 and "leave one of the two out" in err and err.count("\n") == 1
