@@ -11,7 +11,7 @@ Run:     python recipes/fcn_vgg16.py
          python recipes/fcn_vgg16.py --data synthetic --backbone-weights none --image-size 96 --epochs 2
              try it without a download
          python recipes/fcn_vgg16.py --data DIR
-             train on DIR/images and DIR/masks
+             train on your own photos and masks, or COCO annotations
          python recipes/fcn_vgg16.py --predict cat.jpg
              segment your own photos, once trained
 Expect:  test mean IoU 0.752 after 8 epochs at 128 px with --batch-size 8.

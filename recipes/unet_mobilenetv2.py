@@ -10,8 +10,8 @@ Run:     python recipes/unet_mobilenetv2.py
              train on Oxford-IIIT Pet at 256 px
          python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none --image-size 64
              try it without a download
-         python recipes/unet_mobilenetv2.py --data DIR
-             train on DIR/images and DIR/masks
+         python recipes/unet_mobilenetv2.py --data DIR --weights shipped
+             train on your own photos and masks, or COCO annotations, from the weights in this repository
          python recipes/unet_mobilenetv2.py --predict cat.jpg
              segment your own photos, with the weights in this repository until you train your own
 Expect:  test mean IoU 0.786 at 128 px.

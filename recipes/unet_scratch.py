@@ -8,7 +8,7 @@ Needs:   a GPU with 4 GB, or a CPU and patience: at 128 px two cores take 5.5 mi
          The first run downloads 800 MB of photos.
 Run:     python recipes/unet_scratch.py                     train on Oxford-IIIT Pet at 256 px
          python recipes/unet_scratch.py --data synthetic    try it without a download
-         python recipes/unet_scratch.py --data DIR          train on DIR/images and DIR/masks
+         python recipes/unet_scratch.py --data DIR          train on your own photos and masks, or COCO annotations
          python recipes/unet_scratch.py --predict cat.jpg   segment your own photos, once trained
 Expect:  test mean IoU 0.70 after 15 epochs at 128 px with --batch-size 8.
 Papers:  Ronneberger, Fischer, Brox: U-Net, MICCAI 2015 (skip connections);

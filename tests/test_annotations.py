@@ -232,10 +232,7 @@ def segmentation(outline):
 
 
 PROBLEMS = {
-    "another size": (
-        lambda c: c["images"][1].update(width=50),
-        "annotations.json: scene 1.png has 56 x 40 pixels, not 50 x 40",
-    ),
+    "another size": (lambda c: c["images"][1].update(width=50), "scene 1.png has 56 x 40 pixels, not 50 x 40"),
     "two points": (segmentation([[1, 1, 9, 9]]), "annotation 5 of scene 1.png: a polygon of 2 points"),
     "odd numbers": (segmentation([[1, 1, 9, 9, 5, 5, 3]]), "a polygon of 3.5 points"),
     "outside": (segmentation([[1, 1, 99, 9, 5, 30]]), "a polygon outside of the image: 99 is not in 0 to 56"),
