@@ -1,5 +1,6 @@
 """Where images and label maps come from."""
 
+import collections
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -38,4 +39,4 @@ class Layout(NamedTuple):
     ignores: bool  # whether the label 255 is left out
     problems: list[str]  # what would fail, or silently train wrong
     remarks: list[str]  # harmless oddities
-    instances: dict[str, int] | None = None  # of each class, in annotations
+    instances: collections.Counter | None = None  # of each class, if the labels are drawn from annotations

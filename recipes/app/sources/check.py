@@ -27,8 +27,9 @@ def print_findings(path: pathlib.Path) -> None:
         table = [("class", "id", column, "share of pixels")]
         for index, (name, share) in enumerate(zip(found.class_names, shares, strict=True)):
             values = ", ".join(map(str, np.flatnonzero(found.ids == index)))
-            cell = values if layout.instances is None else str(layout.instances.get(name, ""))
-            table.append((name, str(index), cell, f"{share:.2%}"))
+            if layout.instances is not None:
+                values = str(layout.instances[name]) if index or layout.instances[name] else ""
+            table.append((name, str(index), values, f"{share:.2%}"))
         print_table(table)
     for title, lines in (("remarks", found.remarks), ("problems", found.problems)):
         print(f"{title}: {len(lines) or 'none'}")

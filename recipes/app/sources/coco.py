@@ -5,8 +5,8 @@ Source of the format: https://cocodataset.org/#format-data.
 
 import collections
 import json
+import os
 import pathlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from app.cli import InputError, one_line
@@ -30,9 +30,12 @@ class Annotation(NamedTuple):
 
     category_id: int | str
     name: str  # of the category
-    box: tuple[float, float, float, float]  # left, top, width, height in pixels
     region: dict[str, Any]  # compressed run lengths, as pycocotools takes them
     is_crowd: bool
+
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, width and height of the mask, in pixels."""
+        return tuple(coco_masks.toBbox(self.region).tolist())
 
     def mask(self) -> np.ndarray:
         """Bool [H, W], of the whole photo."""
@@ -64,6 +67,7 @@ class File(NamedTuple):
 
     photos: list[Photo]  # those that can be used
     categories: dict[int | str, str]  # names by id
+    named: set[pathlib.Path]  # the images that it names, usable or not
     problems: list[str]  # each with the file and what it is about
     remarks: list[str]  # harmless oddities
 
@@ -72,45 +76,63 @@ def read(path: pathlib.Path, images: pathlib.Path) -> File:
     """Reads an annotation file whose images lie in a folder, or in subfolders of it.
 
     Raises:
-      InputError: if it is no COCO file, has no categories, or none of its images exists.
+      InputError: if it is no valid COCO file, has no categories, or none of its images exists.
     """
     content = _content(path)
-    categories = {category["id"]: category["name"] for category in content["categories"]}
-    if not categories:
-        raise InputError(f"{path}: its list of categories is empty; it has to name one or more")
-    by_id, problems, remarks = _photos(path, content["images"], images)
-    spoilt = set()
+    located, problems, remarks = _locate(path, content["images"], images)
+    categories = {}
+    for category in content["categories"]:
+        if category["id"] in categories:
+            problems.append(f"{path}: two categories have the id {category['id']!r}; keep one")
+        categories[category["id"]] = " ".join(category["name"].split())
+    by_id, spoilt = {}, set()
+    for entry, image in zip(content["images"], located, strict=True):
+        name, told, size = entry["file_name"], (int(entry["width"]), int(entry["height"])), image and photos.size(image)
+        if entry["id"] in by_id:
+            problems.append(f"{path}: two images have the id {entry['id']!r}, {name} and another one; keep one")
+        by_id[entry["id"]] = Photo(image, told, [])
+        if size and size != told:
+            turned = " when turned by its EXIF data" if size == told[::-1] else ""
+            problems.append(
+                f"{path}: {name} has {size[0]} x {size[1]} pixels{turned}, not {told[0]} x {told[1]}; annotate it anew"
+            )
+        if not image or (size and size != told):
+            spoilt.add(entry["id"])
+
+    incomplete = set()
     for number, entry in enumerate(content["annotations"], 1):
         where, image_id, category_id = f"annotation {entry.get('id', number)}", entry["image_id"], entry["category_id"]
         if image_id not in by_id:
-            problems.append(f"{path}: {where}: there is no image with the id {image_id}")
-        photo = by_id.get(image_id)
-        if photo is None:
+            problems.append(f"{path}: {where}: there is no image with the id {image_id!r}")
+        if image_id not in by_id or image_id in spoilt:
             continue
+        photo = by_id[image_id]
         try:
             if category_id not in categories:
-                raise ValueError(f"there is no category with the id {category_id}")
+                raise ValueError(f"there is no category with the id {category_id!r}")
             region = _region(entry.get("segmentation"), *photo.size)
         except ValueError as error:
             problems.append(f"{path}: {where} of {photo.image.name}: {error}")
-            spoilt.add(image_id)
+            incomplete.add(image_id)
             continue
-        box = tuple(entry["bbox"] if _is_box(entry.get("bbox")) else coco_masks.toBbox(region).tolist())
-        is_crowd = bool(entry.get("iscrowd"))
-        photo.annotations.append(Annotation(category_id, categories[category_id], box, region, is_crowd))
+        if coco_masks.area(region):
+            is_crowd = entry.get("iscrowd") in (1, "1")
+            photo.annotations.append(Annotation(category_id, categories[category_id], region, is_crowd))
+        else:
+            remarks.append(f"{path}: {where} of {photo.image.name}: it has no pixel, left out")
 
-    # Roboflow adds the name of the project as a category above the others.
+    # Roboflow adds the name of the project as category 0, above the others.
+    above = [category.get("supercategory") for category in content["categories"]]
     used = {entry["category_id"] for entry in content["annotations"]}
-    above = {str(one.get("supercategory")) for one in content["categories"] if one.get("supercategory") != one["name"]}
-    categories = {number: name for number, name in categories.items() if number in used or name not in above}
-    usable = [photo for number, photo in by_id.items() if photo and number not in spoilt]
-    return File(usable, categories, problems, remarks)
+    categories = {number: name for number, name in categories.items() if number or number in used or name not in above}
+    usable = [photo for number, photo in by_id.items() if number not in spoilt | incomplete]
+    return File(usable, categories, set(filter(None, located)), problems, remarks)
 
 
 def _content(path: pathlib.Path) -> dict[str, list[dict]]:
     """The lists of an annotation file, with FIELDS in each entry."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # of the encoding, or of JSON
@@ -121,62 +143,56 @@ def _content(path: pathlib.Path) -> dict[str, list[dict]]:
             raise InputError(f"{path}: no COCO file, it has no list of {name}; export the annotations as COCO")
         for number, entry in enumerate(entries):
             for field, kinds in fields.items():
-                if not isinstance(entry, dict) or not isinstance(entry.get(field), kinds):
-                    raise InputError(f"{path}: no COCO file, {name}[{number}] has no {field}, or a wrong one")
+                value = entry.get(field) if isinstance(entry, dict) else None
+                if not isinstance(value, kinds):
+                    found = json.dumps(value)[:40]
+                    raise InputError(f"{path}: no valid COCO file, {field} of {name}[{number}] is {found}")
+    if not content["categories"]:
+        raise InputError(f"{path}: its list of categories is empty; it has to name one or more")
     for number, entry in enumerate(content["images"]):
         width, height = entry["width"], entry["height"]
-        if not (width >= 1 and height >= 1 and width * height < MOST_PIXELS):
-            raise InputError(f"{path}: no COCO file, images[{number}] has a wrong size, {width} x {height}")
+        if not (1 <= width < MOST_PIXELS and 1 <= height < MOST_PIXELS and width * height < MOST_PIXELS):
+            raise InputError(f"{path}: no valid COCO file, images[{number}] has a size that cannot be")
     return content
 
 
-def _photos(
+def _locate(
     path: pathlib.Path, entries: list[dict], images: pathlib.Path
-) -> tuple[dict[int | str, Photo | None], list[str], list[str]]:
-    """The photos by id, still without annotations, None for those that do not exist; the problems and the remarks."""
-    by_id, problems, remarks, used = {}, [], [], set()
-    candidates = _finder(images)
-    for entry in entries:
-        name = entry["file_name"].replace("\\", "/")
-        found = candidates(name)
-        if len(found) > 1:
+) -> tuple[list[pathlib.Path | None], list[str], list[str]]:
+    """The image of each entry, None if there is none; the problems and the remarks.
+
+    A name is that of a file in the folder; if it is not there, that of the only file of this name in a subfolder.
+    """
+    by_path, by_name = {}, collections.defaultdict(list)
+    for place, _, files in os.walk(images, followlinks=True):
+        for file in map(pathlib.Path(place).joinpath, sorted(files)):
+            by_path[file.relative_to(images).parts] = file
+            by_name[file.name].append(file)
+    names = [pathlib.PurePosixPath(entry["file_name"].replace("\\", "/")) for entry in entries]
+    problems, remarks, owners = [], [], {}
+    located = [
+        by_path.get(name.parts) or (by_path.get(name.parts[1:]) if name.parts[:1] == (images.name,) else None)
+        for name in names
+    ]
+    claimed = {image for image in located if image}
+    for index, name in enumerate(names):
+        found = [image for image in by_name[name.name] if image not in claimed]
+        if located[index] is None and len(found) > 1:
             problems.append(f"{path}: {name} may be {' or '.join(map(str, found))}; rename one of them")
-        if not found:
+        elif located[index] is None and found:
+            (located[index],) = found
+        image = located[index]
+        if image is None and len(found) < 2:
             remarks.append(f"{path}: {name} is not in {images}, left out")
-        if name in used:
-            problems.append(f"{path}: two images are named {name}; keep one")
-        if entry["id"] in by_id:
-            problems.append(f"{path}: two images have the id {entry['id']}, {name} and another one; keep one")
-        used.add(name)
-        told = int(entry["width"]), int(entry["height"])
-        size = photos.size(found[0]) if found else None
-        if size and size != told:
-            turned = ", turned by its EXIF data" if size == told[::-1] else ""
-            pixels = f"{size[0]} x {size[1]} pixels{turned}, not {told[0]} x {told[1]}"
-            problems.append(f"{path}: {name} has {pixels}")
-            found = []
-        by_id[entry["id"]] = Photo(found[0], told, []) if found else None
-    if len(remarks) == len(entries):
-        first = f", not even {entries[0]['file_name']}" if entries else ""
-        raise InputError(f"{path}: none of its {len(entries)} images is in {images}{first}")
-    return by_id, problems, remarks
-
-
-def _finder(images: pathlib.Path) -> Callable[[str], list[pathlib.Path]]:
-    """A function from the name of an image in an annotation file to the files it may be."""
-    by_name = collections.defaultdict(list)
-    for path in sorted(images.rglob("*")):
-        by_name[path.name].append(path)
-
-    def candidates(name):
-        exact = [place / name for place in (images, images.parent) if (place / name).is_file()]
-        return exact[:1] or by_name[pathlib.PurePosixPath(name).name]
-
-    return candidates
-
-
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+        elif image and owners.setdefault(image.resolve(), index) != index:
+            both = "two images are named" if names[owners[image.resolve()]] == name else "two images are the same file,"
+            problems.append(f"{path}: {both} {name}; keep one")
+    if not any(located):
+        missing = (
+            f"none of its {len(names)} images is in {images}, not even {names[0]}" if names else "it has no images"
+        )
+        raise InputError(f"{path}: {missing}")
+    return located, problems, remarks
 
 
 def _region(outline: Any, width: int, height: int) -> dict[str, Any]:
@@ -184,12 +200,12 @@ def _region(outline: Any, width: int, height: int) -> dict[str, Any]:
     if isinstance(outline, dict):
         counts, size = outline.get("counts"), outline.get("size")
         if size != [height, width]:
-            raise ValueError(f"its mask has the size {size}, the image {[height, width]}")
+            raise ValueError(f"its mask has another size than the image, {height} x {width}")
         runs = _run_lengths(counts) if isinstance(counts, str) else counts
         if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
             raise ValueError("its mask is damaged")
         if sum(runs) != width * height:
-            raise ValueError(f"its mask has {sum(runs)} pixels, the image {width * height}")
+            raise ValueError("its mask has another number of pixels than the image")
         return coco_masks.frPyObjects({"counts": runs, "size": size}, height, width)
     if not outline or not isinstance(outline, list):
         raise ValueError("it has neither a polygon nor a mask")
@@ -201,7 +217,7 @@ def _region(outline: Any, width: int, height: int) -> dict[str, Any]:
         for values, limit in ((polygon[::2], width), (polygon[1::2], height)):
             wrong = [value for value in values if not -TOLERANCE <= value <= limit + TOLERANCE]
             if wrong:
-                raise ValueError(f"a polygon outside of the image: {wrong[0]:g} is not in 0 to {limit}")
+                raise ValueError(f"a polygon outside of the image: {str(wrong[0])[:20]} is not in 0 to {limit}")
     return coco_masks.merge(coco_masks.frPyObjects(outline, height, width))
 
 

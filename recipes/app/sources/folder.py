@@ -149,10 +149,12 @@ def _layout(folder: pathlib.Path) -> Layout:
     masks, annotations = masked.find(folder), annotated.find(folder)
     if masks and (folder / "images").is_dir():
         layout = masked.read(folder, masks)
-        choice = f"not read, the masks in {masks.name}/ are taken; to train on annotations, keep them in another folder"
+        choice = f"not read, the masks in {masks.name}/ are taken; to train on annotations, remove {masks.name}/"
         return layout._replace(remarks=[*(f"{path}: {choice}" for path in annotations), *layout.remarks])
     if annotations:
-        return annotated.read(folder, annotations)
+        layout = annotated.read(folder, annotations)
+        unused = [f"{masks}: not used, there is no images/ beside it; the annotations are taken"] if masks else []
+        return layout._replace(remarks=[*unused, *layout.remarks])
     raise InputError(
         f"--data {folder}: it has to hold images/ and masks/, images/ and annotations/trimaps/, or images/ and COCO "
         "annotations (annotations.json; train.json, valid.json, test.json; or train/_annotations.coco.json)"

@@ -72,7 +72,7 @@ def parse(
         args.weights = ROOT / "weights" / f"{recipe}.weights.h5"
         if not args.weights.exists():
             raise InputError(f"--weights shipped: none come with {recipe}; name a FILE, or leave the flag out")
-    is_further = args.weights and not args.predict
+    is_further = args.weights and not args.predict and not args.check_data
     if args.learning_rate is None:
         args.learning_rate = learning_rate * (TRAINED_FACTOR if is_further else 1)
     if frozen_epochs is not None and args.frozen_epochs is None:
