@@ -99,8 +99,10 @@ def parse(
             # Beside what the training of these weights wrote.
             trained = args.weights.stem if args.weights and args.weights.stem.startswith(f"{recipe}-") else name
             args.output = ROOT / "output" / trained / "predictions"
-    if is_further and args.weights.resolve() == args.model:
-        raise InputError(f"--weights {args.weights}: this training would replace it; name another folder with --output")
+    if is_further:
+        args.weights = args.weights.resolve()
+        if args.weights == args.model:
+            raise InputError(f"--weights {args.weights}: this training would replace it; name another --output")
     if not args.check_data:
         check_writable(args.output, "--output")
     if not (args.predict or args.check_data):

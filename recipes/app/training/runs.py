@@ -68,7 +68,9 @@ def start(
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
     weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
-    trained = transfer.load(recipe, args.weights, build_model, args.image_size) if args.weights else None
+    trained = None
+    if args.weights and not (args.resume and state.exists(args.output)):  # a run to resume has its own weights
+        trained = transfer.load(recipe, args.weights, build_model, args.image_size)
     config = {"recipe": recipe, **vars(args)}
     return Run(recipe, config, device.description(gpus), team, weights, trained, has_gpu=bool(gpus))
 
@@ -98,7 +100,7 @@ class Run:
         """`config` is what metrics.json records: each flag, and "model", the path of the trained model."""
         self.recipe, self.config, self.team = recipe, config, team
         self.encoder_weights, self.trained = encoder_weights, trained
-        self.has_trained_encoder = bool(encoder_weights or trained)
+        self.has_trained_encoder = bool(encoder_weights or config.get("weights"))
         self.image_size, self.batch_size = config["image_size"], config["batch_size"]
         self.epochs, self.learning_rate = config["epochs"], config["learning_rate"]
         self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
@@ -127,8 +129,7 @@ class Run:
         self.class_names = data.class_names
         start = f" | {self.trained.summary(data.class_names)}" if self.trained else ""
         print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts}{start} | {self.device}", flush=True)
-        settings = {name: self.config[name] for name in state.FLAGS if name in self.config}
-        settings["weights"] = str(settings["weights"]) if self.trained else None
+        settings = {name: _as_json(self.config[name]) for name in state.FLAGS if name in self.config}
         settings |= {"precision": keras.config.dtype_policy().name}
         settings |= {"images": data.counts, "classes": list(data.class_names)}
         self.recorder, self.lock = recorder.begin(
@@ -174,9 +175,7 @@ class Run:
                 "images_per_second": round(trained / done.training_seconds, 2),  # of the training steps alone
             },
             "device": self.device,
-            "config": {
-                name: str(value) if isinstance(value, pathlib.Path) else value for name, value in self.config.items()
-            },
+            "config": {name: _as_json(value) for name, value in self.config.items()},
             "versions": {
                 "python": platform.python_version(),
                 **{library.__name__: library.__version__ for library in (tf, keras, np, matplotlib)},
@@ -197,3 +196,7 @@ class Run:
         if self.model_path != files.ROOT / "weights" / f"{self.recipe}.keras":
             command += ["--weights", str(files.shown(self.model_path))]
         return shlex.join(command)
+
+
+def _as_json(value: Any) -> Any:
+    return str(value) if isinstance(value, pathlib.Path) else value
