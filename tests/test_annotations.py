@@ -199,6 +199,62 @@ def test_files_as_tools_name_them(tmp_path):
     assert folders.survey(folder).problems == [] and len(folders.survey(folder).sizes) == 20
 
 
+def test_photos_of_one_name_in_the_folders_of_the_splits(tmp_path):
+    """As CVAT names the frames of videos; names in the files are relative to the split's folder."""
+    folder = tmp_path / "cvat"
+    (folder / "annotations").mkdir(parents=True)
+    for split, numbers in (("Train", range(14)), ("Validation", range(14, 17)), ("Test", range(17, 20))):
+        write(tmp_path / split)
+        change(tmp_path / split / "annotations.json", lambda content, numbers=numbers: content.update(
+            images=[{**content["images"][n], "file_name": f"frame {n - numbers[0]}.png"} for n in numbers],
+            annotations=[one for one in content["annotations"] if one["image_id"] - 100 in numbers],
+        ))  # fmt: skip
+        (folder / "images" / split).mkdir(parents=True)
+        for number in numbers:
+            photo = tmp_path / split / "images" / f"scene {number}.png"
+            shutil.copy(photo, folder / "images" / split / f"frame {number - numbers[0]}.png")
+        shutil.copy(tmp_path / split / "annotations.json", folder / "annotations" / f"instances_{split}.json")
+    found = folders.survey(folder)
+    assert found.problems == [] and found.remarks == []
+    assert (len(found.train), len(found.validation), len(found.test)) == (14, 3, 3)
+    np.testing.assert_array_equal(found.test[0].read_labels(), truth(annotate(17)))
+
+
+def test_other_files_beside_the_annotations(tmp_path):
+    """Captions of COCO, and what macOS leaves on a memory stick."""
+    folder = write(tmp_path / "bugs")
+    (folder / "annotations.json").rename(folder / "instances_train2017.json")
+    for name in ("captions_train2017.json", "._instances_train2017.json", ".DS_Store"):
+        (folder / name).write_bytes(b"\0")
+    assert folders.survey(folder).remarks == [] and len(folders.survey(folder).sizes) == 20
+
+
+def test_an_image_is_not_taken_for_another_of_its_name(tmp_path):
+    folder = write(tmp_path / "bugs")
+    change(folder / "annotations.json", lambda c: c["images"][1].update(file_name="missing/scene 2.png"))
+    found = folders.survey(folder)
+    assert len(found.sizes) == 19 and "missing/scene 2.png is not in" in found.remarks[0]
+
+
+def test_odd_but_harmless_entries(tmp_path):
+    """A crowd that is none, a background as labelme's script writes it, a polygon without a pixel, mostly crowds."""
+
+    def edit(content):
+        content["annotations"][0].update(iscrowd="0")
+        content["annotations"][4].update(segmentation=[[5, 5, 5, 5, 5, 5]])
+        content["categories"].insert(0, {"id": 0, "name": "_background_"})
+
+    folder = write(tmp_path / "bugs")
+    change(folder / "annotations.json", edit)
+    found = folders.survey(folder)
+    assert found.problems == [] and found.class_names == CLASSES
+    assert found.layout.instances == {"leaf": 19, "bug": 40}
+    assert any("annotation 5 of scene 1.png: it has no pixel" in remark for remark in found.remarks)
+    change(folder / "annotations.json", lambda c: [one.update(iscrowd=1) for one in c["annotations"]])
+    remarks = folders.survey(folder).remarks
+    assert any("46 of 46 annotations of bug are crowds" in remark for remark in remarks), remarks
+
+
 def test_a_missing_split_is_drawn_by_the_seed(tmp_path):
     folder = write(tmp_path / "bugs", "a file a split")
     (folder / "valid.json").unlink()
@@ -236,6 +292,7 @@ PROBLEMS = {
     "two points": (segmentation([[1, 1, 9, 9]]), "annotation 5 of scene 1.png: a polygon of 2 points"),
     "odd numbers": (segmentation([[1, 1, 9, 9, 5, 5, 3]]), "a polygon of 3.5 points"),
     "outside": (segmentation([[1, 1, 99, 9, 5, 30]]), "a polygon outside of the image: 99 is not in 0 to 56"),
+    "huge": (segmentation([[1, 1, 9, 10**400, 5, 30]]), "a polygon outside of the image: 1000000"),
     "not finite": (segmentation([[1, 1, 9, float("nan"), 5, 30]]), "a polygon outside of the image: nan"),
     "words": (segmentation([["a", 1, 9, 9, 5, 30]]), "a polygon has to be a list of numbers"),
     "flat": (segmentation([1, 1, 9, 9, 5, 30]), "a polygon has to be a list of numbers"),
@@ -251,6 +308,8 @@ PROBLEMS = {
     "category": (lambda c: c["annotations"][4].update(category_id=8), "there is no category with the id 8"),
     "image": (lambda c: c["annotations"][4].update(image_id=8), "annotation 5: there is no image with the id 8"),
     "names": (lambda c: c["images"][2].update(file_name="scene 1.png"), "two images are named scene 1.png; keep one"),
+    "one file": (lambda c: c["images"][2].update(file_name="images/scene 1.png"), "two images are the same file"),
+    "category ids": (lambda c: c["categories"].append({"id": 3, "name": "stone"}), "two categories have the id 3"),
     "ids": (lambda c: c["images"][2].update(id=101), "two images have the id 101"),
 }
 
@@ -289,6 +348,11 @@ FAULTS = {
         lambda path: change(path, lambda c: c.update(categories=[{"id": i, "name": f"{i}"} for i in range(300)])),
         "301 classes with the background; 255 are possible",
     ),
+    "roboflow too": (
+        lambda path: write(path.parent, "roboflow"),
+        "train/_annotations.coco.json, valid/_annotations.coco.json, annotations.json: keep one",
+    ),
+    "huge": (lambda path: change(path, lambda c: c["images"][3].update(width=10**400)), "a size that cannot be"),
     "which": (lambda path: shutil.copy(path, path.parent / "more.json"), "keep one, or name them train.json"),
     "no train": (
         lambda path: [shutil.copy(path, path.parent / f"{name}.json") for name in ("valid", "test")] and path.unlink(),

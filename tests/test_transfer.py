@@ -6,10 +6,12 @@ from app import models
 from app.sources import synthetic
 from app.training import report, transfer
 
+import keras
 import numpy as np
 import pytest
 import unet_mobilenetv2
 import unet_scratch
+from conftest import ROOT
 from PIL import Image
 from test_models import MODELS
 from test_resume import start, wait_for
@@ -109,16 +111,27 @@ def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
 
 
 def test_the_shipped_weights_start_a_training(command_line, tmp_path):
-    flags = (*QUICK, "--epochs", 1, "--weights", "shipped", "--output", tmp_path)
-    status, out, err = command_line(unet_mobilenetv2, *flags)
-    assert (status, err) == (0, "")
-    assert "/unet_mobilenetv2.weights.h5: all weights |" in out.splitlines()[0]
-    config = json.loads((tmp_path / "metrics.json").read_text())["config"]
-    assert config["frozen_epochs"] == 0 and config["backbone_weights"] == "none"  # no ImageNet weights are needed
+    """The encoder is frozen in the first epoch only if the last layer is new."""
+    pets = drawn_pets(tmp_path / "pets", TRIMAP)
+    statues = drawn_pets(tmp_path / "statues", ("statue", "park", "edge"))
+    shipped = unet_mobilenetv2.build_model(32, 3)
+    shipped.load_weights(ROOT / "weights" / "unet_mobilenetv2.weights.h5")
+    for data, what in ((pets, "all weights"), (statues, "all weights but the last layer's")):
+        output = tmp_path / f"from {data.name}"
+        flags = ("--data", data, "--image-size", 32, "--batch-size", 8, "--limit", 16, "--epochs", 1)
+        status, out, err = command_line(unet_mobilenetv2, *flags, "--weights", "shipped", "--output", output)
+        assert (status, err) == (0, "")
+        assert f"/unet_mobilenetv2.weights.h5: {what} |" in out.splitlines()[0]
+        config = json.loads((output / "metrics.json").read_text())["config"]
+        assert config["backbone_weights"] == "none"  # no ImageNet weights are needed
+        trained = keras.saving.load_model(output / "unet_mobilenetv2.keras")
+        for layer in ("Conv1", "block_16_project"):
+            kernels = (model.get_layer(layer).get_weights()[0] for model in (shipped, trained))
+            assert np.array_equal(*kernels) == (data is statues)
 
 
 def test_resuming_a_training_that_started_from_weights(tmp_path, command_line):
-    """Killed after an epoch. Without the flag it is refused, but the file is not needed any more."""
+    """Killed after an epoch; without the flag it is refused."""
     weights = tmp_path / "weights.keras"
     models.save(unet_scratch.build_model(32, 3), weights, TRIMAP)
     output = tmp_path / "run"
@@ -129,7 +142,6 @@ def test_resuming_a_training_that_started_from_weights(tmp_path, command_line):
     flags = (*QUICK[:4], "--batch-size", 8, "--limit", 16, "--precision", "float32", "--epochs", 6, "--resume")
     status, _, err = command_line(unet_scratch, *flags, "--output", output)
     assert status == 2 and "--weights was" in err and "--learning-rate was" in err and err.count("\n") == 1
-    weights.unlink()
     status, out, err = command_line(unet_scratch, *flags, "--output", output, "--weights", weights)
     assert (status, err) == (0, "") and "resuming after epoch" in out
 

@@ -43,8 +43,8 @@ def parse(
     add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
     add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
     if frozen_epochs is not None:
-        text = f"the first K epochs with a pretrained encoder frozen, default {frozen_epochs}, with --weights 0"
-        add("--frozen-epochs", type=whole, metavar="K", help=text)
+        text = f"the first K epochs with a pretrained encoder frozen, default {frozen_epochs}"
+        add("--frozen-epochs", type=whole, default=frozen_epochs, metavar="K", help=text)
     if has_encoder:
         text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
         add("--backbone-weights", metavar="W", help=text)
@@ -75,8 +75,6 @@ def parse(
     is_further = args.weights and not args.predict and not args.check_data
     if args.learning_rate is None:
         args.learning_rate = learning_rate * (TRAINED_FACTOR if is_further else 1)
-    if frozen_epochs is not None and args.frozen_epochs is None:
-        args.frozen_epochs = 0 if is_further else frozen_epochs
     if has_encoder and is_further and args.backbone_weights not in (None, "none"):
         raise InputError("--backbone-weights: the encoder's weights are in --weights too; leave one of the two out")
     if has_encoder and args.backbone_weights is None:

@@ -68,9 +68,7 @@ def start(
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
     weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
-    trained = None
-    if args.weights and not (args.resume and state.exists(args.output)):  # a run to resume has its own weights
-        trained = transfer.load(recipe, args.weights, build_model, args.image_size)
+    trained = transfer.load(recipe, args.weights, build_model, args.image_size) if args.weights else None
     config = {"recipe": recipe, **vars(args)}
     return Run(recipe, config, device.description(gpus), team, weights, trained, has_gpu=bool(gpus))
 
@@ -80,7 +78,8 @@ class Run:
 
     Attributes:
       image_size, epochs, batch_size, learning_rate: the flags.
-      frozen_epochs: how many of the epochs have the encoder frozen; none if it starts random.
+      frozen_epochs: how many of the epochs have the encoder frozen; none if it starts random, or, once the data is
+        loaded, if nothing is new.
       encoder_weights: the file of the encoder's pretrained weights, or None.
       has_trained_encoder: whether the encoder starts from such a file, or the whole network from --weights.
       jit_compile: whether XLA should compile the training step.
@@ -100,7 +99,7 @@ class Run:
         """`config` is what metrics.json records: each flag, and "model", the path of the trained model."""
         self.recipe, self.config, self.team = recipe, config, team
         self.encoder_weights, self.trained = encoder_weights, trained
-        self.has_trained_encoder = bool(encoder_weights or config.get("weights"))
+        self.has_trained_encoder = bool(encoder_weights or trained)
         self.image_size, self.batch_size = config["image_size"], config["batch_size"]
         self.epochs, self.learning_rate = config["epochs"], config["learning_rate"]
         self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
@@ -126,8 +125,11 @@ class Run:
         options = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
         data = load.load_data(self.data, self.image_size, self.batch_size, **options)
         counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
-        self.class_names = data.class_names
-        start = f" | {self.trained.summary(data.class_names)}" if self.trained else ""
+        self.class_names, start = data.class_names, ""
+        if self.trained:
+            start = f" | {self.trained.summary(data.class_names)}"
+            if self.trained.is_for(data.class_names):
+                self.frozen_epochs = 0  # the encoder has been trained with this decoder already
         print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts}{start} | {self.device}", flush=True)
         settings = {name: _as_json(self.config[name]) for name in state.FLAGS if name in self.config}
         settings |= {"precision": keras.config.dtype_policy().name}

@@ -40,10 +40,6 @@ def save(folder: pathlib.Path, model: keras.Model, facts: dict[str, Any]) -> Non
             os.link(folder / NAME, folder / PREVIOUS)  # a second name, so one complete state always exists
 
 
-def exists(folder: pathlib.Path) -> bool:
-    return any((folder / name).exists() for name in (NAME, PREVIOUS))
-
-
 def last(folder: pathlib.Path) -> State | None:
     """Reads the last complete state; None if there is none.
 
