@@ -1,9 +1,9 @@
-"""Where to start from with few photos: `python tests/measure/start.py PETS IMAGENET` trains unet_mobilenetv2 from each.
+"""Few photos, and what to start from: `python tests/measure/start.py PETS IMAGENET` trains unet_mobilenetv2 on them.
 
-PETS holds Oxford-IIIT Pet in its own layout, IMAGENET is a file of MobileNetV2's ImageNet weights. 100 seeded photos of
-trainval.txt are trained on, all of test.txt are the test, with the classes of the trimaps and with the classes cat, dog
-and background (breeds of cats begin with a capital letter; the border is ignored). Data sets and runs go to
-output/start/; further flags are passed on.
+PETS holds Oxford-IIIT Pet in its own layout; IMAGENET is a file of MobileNetV2's ImageNet weights. Seeded photos of
+trainval.txt are trained on, and all of test.txt are the test: with the classes of the trimaps, and with the classes
+cat, dog and background (breeds of cats begin with a capital letter; the border is ignored). Data sets and runs go
+to output/start/, the scores to output/start/scores.json; more flags are passed on to the recipe.
 """
 
 import json
@@ -17,16 +17,20 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "start"
-PHOTOS = 100
-FLAGS = ("--image-size", "192", "--batch-size", "8", "--epochs", "30")
-OF_TRIMAPS = np.array([0, 1, 2, 3], np.uint8)
-OF_SPECIES = {True: np.array([0, 1, 3, 255], np.uint8), False: np.array([0, 2, 3, 255], np.uint8)}  # is it a cat?
+sys.path.insert(0, str(ROOT / "recipes"))
+RECIPE = "unet_mobilenetv2"
+SIZE = 192
+FLAGS = ("--image-size", str(SIZE), "--batch-size", "8", "--epochs", "30")
+CLASSES = {"trimaps": "pet, background, border", "species": "cat, dog, background"}
+RUNS = [("trimaps", 100, start) for start in ("shipped", "ImageNet", "random")]
+RUNS += [("species", photos, start) for photos in (25, 50, 100) for start in ("shipped", "ImageNet")]
+UNTRAINED = ("trimaps", 0, "shipped")
 
 
-def write(pets: pathlib.Path, folder: pathlib.Path, by_species: bool) -> None:
-    """Writes the data set, with links to the photos."""
+def write(pets: pathlib.Path, folder: pathlib.Path, classes: str, photos: int) -> None:
+    """Writes a data set, with links to its photos."""
     lists = {name: (pets / "annotations" / f"{name}.txt").read_text().split() for name in ("trainval", "test")}
-    lists["trainval"] = sorted(random.Random(0).sample(lists["trainval"], PHOTOS))
+    lists["trainval"] = sorted(random.Random(0).sample(lists["trainval"], photos))
     masks = folder / "annotations" / "trimaps"
     masks.mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
@@ -37,31 +41,57 @@ def write(pets: pathlib.Path, folder: pathlib.Path, by_species: bool) -> None:
             if not link.exists():
                 link.symlink_to((pets / "images" / link.name).resolve())
             trimap = np.asarray(Image.open(pets / "annotations" / "trimaps" / f"{name}.png"))
-            values = OF_SPECIES[name[0].isupper()] if by_species else OF_TRIMAPS
+            of_species = (0, 1, 3, 255) if name[0].isupper() else (0, 2, 3, 255)  # pet, background, border
+            values = np.array(of_species if classes == "species" else (0, 1, 2, 3), np.uint8)
             Image.fromarray(values[trimap]).save(masks / f"{name}.png")
-    if by_species:
+    if classes == "species":
         (folder / "classes.txt").write_text("cat\ndog\nbackground\n255 ignore\n")
+
+
+def score_untrained(folder: pathlib.Path) -> float:
+    """The mean IoU of the shipped weights as they are."""
+    import app  # noqa: F401  before TensorFlow
+    from app import models
+    from app.sources import load
+    from app.training import report
+
+    import unet_mobilenetv2
+
+    model, names = models.load(RECIPE, ROOT / "weights" / f"{RECIPE}.weights.h5", unet_mobilenetv2.build_model)
+    models.save(model, OUTPUT / "untrained.keras", names)
+    scores, _ = report.score(OUTPUT / "untrained.keras", load.load_data(str(folder), SIZE, 8))
+    return scores["mean_iou"]
+
+
+def table(scores: list) -> str:
+    """A Markdown table of [classes, photos, start, mean IoU, minutes]."""
+    found = {tuple(run): (mean_iou, minutes) for *run, mean_iou, minutes in scores}
+    starts = ("shipped", "ImageNet", "random")
+    lines = ["| classes | photos | from the shipped weights | from ImageNet | from random weights |", "|---" * 5 + "|"]
+    for classes, photos in dict.fromkeys(run[:2] for run in found):
+        cells = [f"{found[run][0]:.3f}" if (run := (classes, photos, start)) in found else "" for start in starts]
+        lines.append(f"| {CLASSES[classes]} | {photos} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     pets, imagenet, *flags = sys.argv[1:]
-    starts = {
-        "shipped": ("--weights", "shipped"),
-        "ImageNet": ("--backbone-weights", imagenet),
-        "random": ("--backbone-weights", "none"),
-    }
-    print("| classes | start | mean IoU | minutes |\n|---|---|---|---|", flush=True)
-    for by_species in (False, True):
-        data = OUTPUT / ("species" if by_species else "trimaps")
-        write(pathlib.Path(pets), data, by_species)
-        for start, own in starts.items():
-            output = OUTPUT / f"{data.name} from {start}"
-            recipe = [sys.executable, str(ROOT / "recipes" / "unet_mobilenetv2.py")]
-            command = [*recipe, "--data", str(data), *FLAGS, *own, *flags, "--output", str(output)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            metrics = json.loads((output / "metrics.json").read_text())
-            minutes = metrics["train"]["seconds"] / 60
-            print(f"| {data.name} | {start} | {metrics['test']['mean_iou']:.3f} | {minutes:.1f} |", flush=True)
+    own = {"shipped": ("--weights", "shipped"), "ImageNet": ("--backbone-weights", imagenet)}
+    own["random"] = ("--backbone-weights", "none")
+    scores = []
+    for classes, photos, start in RUNS:
+        data = OUTPUT / f"{classes} {photos}"
+        write(pathlib.Path(pets), data, classes, photos)
+        if not scores:
+            scores.append([*UNTRAINED, score_untrained(data), 0])
+        output = OUTPUT / f"{data.name} from {start}"
+        command = [sys.executable, str(ROOT / "recipes" / f"{RECIPE}.py"), "--data", str(data), *FLAGS, *own[start]]
+        subprocess.run([*command, *flags, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
+        metrics = json.loads((output / "metrics.json").read_text())
+        scores.append([classes, photos, start, metrics["test"]["mean_iou"], round(metrics["train"]["seconds"] / 60, 1)])
+        print(scores[-1], flush=True)
+        (OUTPUT / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    print(table(scores))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from app.files import ROOT, check_writable
 from app.models import SIZE_STEP
 from app.sources import pets
 
-TRAINED_FACTOR = 0.3  # of the learning rate, in a training that starts from --weights
+TRAINED_FACTOR = 0.3  # of the learning rate with --weights; a recipe with frozen epochs lowers it after them itself
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -42,14 +42,16 @@ def parse(
     add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
     add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
     add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
-    if frozen_epochs is not None:
+    has_frozen_epochs = frozen_epochs is not None
+    if has_frozen_epochs:
         text = f"the first K epochs with a pretrained encoder frozen, default {frozen_epochs}"
         add("--frozen-epochs", type=whole, default=frozen_epochs, metavar="K", help=text)
     if has_encoder:
         text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
         add("--backbone-weights", metavar="W", help=text)
     add("--batch-size", type=positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
-    text = f"default {learning_rate}, with --weights {learning_rate * TRAINED_FACTOR:.2g}"
+    further_rate = learning_rate if has_frozen_epochs else learning_rate * TRAINED_FACTOR
+    text = f"default {learning_rate}" + ("" if has_frozen_epochs else f", with --weights {further_rate:.2g}")
     add("--learning-rate", type=positive(float), metavar="X", help=text)
     add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest one for this device")
     add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
@@ -74,7 +76,7 @@ def parse(
             raise InputError(f"--weights shipped: none come with {recipe}; name a FILE, or leave the flag out")
     is_further = args.weights and not args.predict and not args.check_data
     if args.learning_rate is None:
-        args.learning_rate = learning_rate * (TRAINED_FACTOR if is_further else 1)
+        args.learning_rate = further_rate if is_further else learning_rate
     if has_encoder and is_further and args.backbone_weights not in (None, "none"):
         raise InputError("--backbone-weights: the encoder's weights are in --weights too; leave one of the two out")
     if has_encoder and args.backbone_weights is None:
