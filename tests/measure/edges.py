@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
-from app.photos import cutout, network, photos
+from app.photos import cutout, network
 from app.sources import folder
 from common import scores
 
@@ -81,8 +81,8 @@ def main() -> None:
     matrices = {way: np.zeros((3, 3), np.int64) for way in ways}
     pairs = {way: np.zeros((2, 2), np.int64) for way in ways}  # [border as pet, outline] x [intersection, union]
     f_scores = {way: [] for way in ways}
-    for image, mask in found.test:
-        photo, trimap = photos.read(image), folder.read_pair(image, mask, found.ids)[1][..., 0]
+    for example in found.test:
+        photo, trimap = found.read(example)
         (probabilities,) = trained.segment([photo])
         for way in ways:
             label, foreground = way(photo, probabilities)

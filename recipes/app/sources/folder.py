@@ -35,6 +35,10 @@ class Survey(NamedTuple):
     problems: list[str]  # what would fail, or silently train wrong
     remarks: list[str]  # harmless oddities
 
+    def read(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
+        """An image, uint8 [H, W, 3], and its class ids, uint8 [H, W]."""
+        return photos.read(example.image), self.ids[example.read_labels()]
+
 
 class Facts(NamedTuple):
     """What the survey needs to know of an example."""
@@ -57,8 +61,8 @@ def source(folder: pathlib.Path, seed: int) -> Source:
         return tf.data.Dataset.range(first, first + count)
 
     def read(number):
-        example = examples[number]
-        return photos.read(example.image), found.ids[example.read_labels()][..., np.newaxis]
+        image, label = found.read(examples[number])
+        return image, label[..., np.newaxis]
 
     def decode(number):
         image, label = tf.numpy_function(read, [number], [tf.uint8, tf.uint8])
