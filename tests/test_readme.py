@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import pytest
-from measure import ablation
+from measure import ablation, start
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,6 +36,10 @@ def test_scores_match_the_recorded_runs(path):
 @pytest.mark.skipif(not (ROOT / "resources" / "ablation").exists(), reason="no ablation has been measured")
 def test_ablation_matches_the_recorded_runs():
     assert ablation.table(ROOT / "resources" / "ablation") in README
+
+
+def test_few_photos_match_the_recorded_runs():
+    assert start.table(json.loads((ROOT / "resources" / "start.json").read_text())) in README
 
 
 def test_commands_without_make_match_the_makefile():
