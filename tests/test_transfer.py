@@ -110,6 +110,7 @@ def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
     assert other[0] < random[0]
 
 
+@pytest.mark.slow
 def test_the_shipped_weights_start_a_training(command_line, tmp_path):
     """The encoder is frozen in the first epoch only if the last layer is new."""
     pets = drawn_pets(tmp_path / "pets", TRIMAP)
