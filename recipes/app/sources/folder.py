@@ -125,7 +125,8 @@ def survey(folder: pathlib.Path, seed: int = 0) -> Survey:
         problems.append(f"{place}: one class alone in all labels; there is nothing to learn")
     absent = [name for name, count in zip(class_names, pixels, strict=True) if not count]
     if sizes and absent:
-        remarks.append(f"classes without a pixel: {', '.join(absent)}")
+        listed = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if len(absent) > 6 else "")
+        remarks.append(f"classes without a pixel: {listed}")
     train, validation, test, share = _draw(usable, seed)
     is_validated = bool(validation) if "validation" in usable else len(train) > 1
     if not (train and is_validated and test):
