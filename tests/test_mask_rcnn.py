@@ -3,11 +3,12 @@
 import io
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
 
-from app.detection import instances, label_map, saved_models
+from app.detection import detector, instances, label_map, saved_models
 from app.photos import photos
 
 import detectors
@@ -266,7 +267,7 @@ def test_unusable_models(command_line, drawn, weights, tmp_path):
         status, _, err = command_line(mask_rcnn_hub, photo, "--model", tmp_path / name, "--output", tmp_path / "output")
         assert status == 2 and err.count("\n") == 1 and f"{tmp_path / name}" in err, err
         assert all(word in err for word in words), err
-    assert not (tmp_path / "output").exists() and not weights.exists()
+    assert not (tmp_path / "output").exists() and not list(weights.glob("*"))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "link"])
@@ -298,6 +299,30 @@ def test_a_downloaded_model_is_kept(command_line, drawn, weights, http_server, t
     status, out, err = command_line(mask_rcnn_hub, photo, "--output", tmp_path / "output")
     assert (status, err) == (0, "") and "downloading" not in out and "1 cat" in out
     assert len(list(weights.iterdir())) == 1
+
+
+def test_checkpoints_in_an_archive_are_not_kept(command_line, drawn, weights, tmp_path):
+    """The model zoo's archives hold one, as large as the SavedModel."""
+    zoo = tmp_path / "mask_rcnn_coco17"
+    (zoo / "checkpoint").mkdir(parents=True)
+    (zoo / "checkpoint" / "ckpt-0.data-00000-of-00001").write_bytes(bytes(10**6))
+    shutil.copytree(drawn[2], zoo / "saved_model")
+    flags = ("--model", pack(tmp_path / "zoo.tar.gz", zoo, zoo.name), "--output", tmp_path / "output")
+    status, out, err = command_line(mask_rcnn_hub, next(iter(drawn[1])), *flags)
+    assert (status, err) == (0, "") and "1 cat" in out
+    assert list(weights.rglob("saved_model.pb")) and not list(weights.rglob("ckpt-0*"))
+
+
+def test_many_kinds_in_one_photo():
+    """The column stays narrow."""
+    names = [
+        *(name for name in "abcdefgh" for _ in range(3)),
+        *["cat"] * 9,
+        "a name too long for a table, by far",
+    ]
+    found = [instances.Instance(1, name, 1.0, (0, 0, 1, 1), np.ones((1, 1), bool), 0, 0) for name in names]
+    assert instances.summary(found) == "9 cat, 3 a, 3 b, 3 c, 6 more kinds"
+    assert len(instances.summary(found[-1:] * 2)) <= 32 and instances.summary([]) == "nothing"
 
 
 def test_no_model_available(command_line, drawn, weights, tmp_path, monkeypatch):
@@ -381,6 +406,39 @@ def test_pasting_matches_full_frame_masks():
         pasted = np.zeros_like(expected)
         pasted[top : top + part.shape[0], left : left + part.shape[1]] = part
         assert (pasted == expected).mean() >= 0.999, box
+
+
+def test_a_genuine_export(command_line, shared, weights, tmp_path):
+    """A small Mask R-CNN as TensorFlow's own exporter writes it: its masks are those of the API."""
+    archive = shared / "detectors" / "mask_rcnn_tiny_128.tar.gz"
+    flags = (mask_rcnn_hub.PHOTOS, "--min-score", 0.4)
+    answers = []
+    for number in range(2):
+        output = tmp_path / f"from the archive {number}"
+        status, out, err = command_line(mask_rcnn_hub, *flags, "--model", archive, "--output", output)
+        assert (status, err) == (0, "") and "loading " in out and ", 4 MB" in out
+        answers.append((output / "detections.json").read_text())
+        (kept,) = weights.iterdir()  # unpacked once
+        assert kept.name.startswith("mask_rcnn_tiny_128-") and not list(kept.rglob("checkpoint"))
+    model = next(kept.rglob("saved_model"))
+    status, _, err = command_line(mask_rcnn_hub, *flags, "--model", model, "--output", tmp_path / "from the folder")
+    assert (status, err) == (0, "")
+    answers.append((tmp_path / "from the folder" / "detections.json").read_text())
+    assert len(set(answers)) == 1 and len(json.loads(answers[0])) > 10
+
+    detect_all = detector.from_saved_model((str(model),))
+    photo = photos.read(mask_rcnn_hub.PHOTOS / "cat.jpg")
+    answer = {name: tensor[0].numpy() for name, tensor in detect_all(photo).items()}
+    compared = 0
+    for mask, box in zip(answer["detection_masks"], answer["detection_boxes"], strict=True):
+        if box[2] > box[0] and box[3] > box[1]:
+            part, top, left = mask_rcnn_hub.paste(mask, box, *photo.shape[:2])
+            pasted = np.zeros(photo.shape[:2], bool)
+            pasted[top : top + part.shape[0], left : left + part.shape[1]] = part
+            different = np.argwhere(pasted != full_frame(mask, box, *photo.shape[:2]))
+            assert len(different) <= 0.001 * pasted.size
+            compared += part.any()
+    assert compared > 5
 
 
 def test_pasting_into_one_pixel_or_none():

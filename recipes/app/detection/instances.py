@@ -1,8 +1,10 @@
 """Instances that a detector found in a photo: drawn over it, as a map, and in COCO's results format."""
 
+import collections
 import colorsys
 import itertools
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from official.vision.utils.object_detection import visualization_utils
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_masks
 
+KINDS = 4  # in a summary
 OPACITY = 0.45  # of the tint
 FONT = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # Latin, Greek, Cyrillic
 
@@ -41,6 +44,14 @@ def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.nd
     for number, instance in reversed(list(enumerate(instances, 1))):
         numbers[instance.window][instance.mask] = number
     return numbers
+
+
+def summary(instances: Sequence[Instance]) -> str:
+    """How many of which kind, the most frequent ones first: "3 cat, 1 dog, 4 more kinds"."""
+    counts = [f"{count} {name}" for name, count in collections.Counter(one.name for one in instances).most_common()]
+    shown = counts[:KINDS]
+    rest = [f"{len(counts) - KINDS} more kinds"] if len(counts) > KINDS else []
+    return ", ".join(textwrap.shorten(kind, 30, placeholder="...") for kind in shown + rest) or "nothing"
 
 
 def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import lzma
 import pathlib
 import re
@@ -13,11 +14,12 @@ from urllib.parse import urlsplit
 
 from app.cli import InputError, one_line
 from app.download import download
-from app.files import ROOT
+from app.files import ROOT, shown
 
 import tensorflow_hub as hub
 
 ARCHIVES = (".tar.gz", ".tgz")
+CHECKPOINT = "checkpoint"  # a folder in the model zoo's archives, as large as the SavedModel and not needed here
 
 
 def first_available(handles: Sequence[str]):
@@ -25,7 +27,7 @@ def first_available(handles: Sequence[str]):
 
     Args:
       handles: each the URL of a model on TensorFlow Hub or Kaggle, a folder with a SavedModel, or a .tar.gz with
-        one, as a file or a URL. What is downloaded is kept under weights/.
+        one, as a file or a URL. What is downloaded or unpacked is kept under weights/.
     Returns:
       What `tf.saved_model.load` gives.
     Raises:
@@ -45,21 +47,22 @@ def first_available(handles: Sequence[str]):
 
 
 def _load(handle: str):
-    with tempfile.TemporaryDirectory() as unpacked:
-        folder, advice = pathlib.Path(handle), ""
-        if _is_url(handle):
-            folder = _fetch(handle)
-            advice = f"; remove {folder}, and it will be downloaded again"
-        elif folder.is_file():
-            _unpack(folder, pathlib.Path(unpacked), handle)
-            folder = pathlib.Path(unpacked)
-        elif not folder.is_dir():
-            raise InputError(f"{handle}: no such file or folder")
-        saved_model = _saved_model(folder, handle)
-        try:
-            return hub.load(str(saved_model))  # reads everything, so the unpacked files may go
-        except Exception as error:  # protobuf, TensorFlow and the file system raise many kinds
-            raise InputError(f"{handle}: its SavedModel cannot be loaded ({one_line(error)}){advice}") from error
+    folder, advice = pathlib.Path(handle), ""
+    if _is_url(handle):
+        folder = _fetch(handle)
+        advice = f"; remove {folder}, and it will be downloaded again"
+    elif folder.is_file():
+        folder = _unpack_once(folder)
+        advice = f"; remove {folder}, and it will be unpacked again"
+    elif not folder.is_dir():
+        raise InputError(f"{handle}: no such file or folder")
+    saved_model = _saved_model(folder, handle)
+    size = sum(path.stat().st_size for path in saved_model.rglob("*") if path.is_file())
+    print(f"loading {shown(saved_model)}, {size / 1e6:.0f} MB", flush=True)
+    try:
+        return hub.load(str(saved_model))
+    except Exception as error:  # protobuf, TensorFlow and the file system raise many kinds
+        raise InputError(f"{handle}: its SavedModel cannot be loaded ({one_line(error)}){advice}") from error
 
 
 def _is_url(handle: str) -> bool:
@@ -84,15 +87,36 @@ def _fetch(url: str) -> pathlib.Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as temporary:
-            archive, unpacked = pathlib.Path(temporary, "archive"), pathlib.Path(temporary, "unpacked")
+            archive = pathlib.Path(temporary, "archive")
             download(address, archive)
-            _unpack(archive, unpacked, address)
-            _saved_model(unpacked, address)
-            with contextlib.suppress(FileExistsError):  # another run has just downloaded it
-                unpacked.rename(folder)
+            _unpack_into(folder, archive, address)
     except OSError as error:
         raise InputError(f"{url}: the download failed ({one_line(error)})") from error
     return folder
+
+
+def _unpack_once(archive: pathlib.Path) -> pathlib.Path:
+    """Unpacks an archive into weights/, unless it is there already, under its name and checksum."""
+    checksum = hashlib.sha256()
+    with archive.open("rb") as file:
+        while part := file.read(2**20):
+            checksum.update(part)
+    name = archive.name.removesuffix(".gz").removesuffix(".tar").removesuffix(".tgz")
+    folder = ROOT / "weights" / f"{name}-{checksum.hexdigest()[:12]}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _unpack_into(folder, archive, str(archive))
+    return folder
+
+
+def _unpack_into(folder: pathlib.Path, archive: pathlib.Path, origin: str) -> None:
+    """Unpacks an archive; only a complete one with a SavedModel gets the name of the folder."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacked-") as temporary:
+        unpacked = pathlib.Path(temporary, "model")
+        _unpack(archive, unpacked, origin)
+        _saved_model(unpacked, origin)
+        with contextlib.suppress(FileExistsError):  # another run has just unpacked it
+            unpacked.rename(folder)
 
 
 def _unpack(archive: pathlib.Path, folder: pathlib.Path, origin: str) -> None:
@@ -100,6 +124,8 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path, origin: str) -> None:
         path = pathlib.PurePosixPath(member.name)
         if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
             raise InputError(f"{origin}: not unpacked, {member.name} is a link or leads out of the archive")
+        if CHECKPOINT in path.parts:
+            return None
         return tarfile.data_filter(member, folder)
 
     try:
