@@ -1,0 +1,45 @@
+"""Trained detectors as SavedModels, with the inputs and outputs of Mask R-CNN on TensorFlow Hub."""
+
+import pathlib
+
+from app.detection import network
+
+import tensorflow as tf
+import tf_keras
+
+
+class Detector(tf.Module):
+    """From a photo, uint8 [1, H, W, 3], to its instances; see detector.py for the outputs.
+
+    It keeps the variables only. TensorFlow would trace a Keras model for training too, which this one does not survive.
+    """
+
+    def __init__(self, model: tf_keras.Model, image_size: int):
+        super().__init__()
+        self.weights = model.variables
+
+        @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.uint8, name="input_tensor")])
+        def detect(input_tensor):
+            shape = tf.cast(tf.shape(input_tensor)[1:3], tf.float32)
+            fitted = tf.maximum(tf.round(shape * tf.reduce_min(image_size / shape)), 1.0)
+            image = tf.image.resize(input_tensor[0], tf.cast(fitted, tf.int32), antialias=True)
+            padding = tf.cast(image_size - fitted, tf.int32)
+            image = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]], constant_values=128)
+            image = tf.ensure_shape(network.normalize(image), (image_size, image_size, 3))
+            found = model(image[tf.newaxis], image_shape=fitted[tf.newaxis], training=False)
+            boxes = tf.clip_by_value(found["detection_boxes"] / tf.tile(fitted, [2]), 0.0, 1.0)
+            return {
+                "detection_boxes": boxes,
+                "detection_classes": tf.cast(found["detection_classes"], tf.float32),
+                "detection_scores": found["detection_scores"],
+                "detection_masks": found["detection_masks"],
+                "num_detections": tf.cast(found["num_detections"], tf.float32),
+            }
+
+        self.detect = detect
+
+
+def save(model: tf_keras.Model, image_size: int, folder: pathlib.Path) -> None:
+    detector = Detector(model, image_size)
+    signature = detector.detect.get_concrete_function()
+    tf.saved_model.save(detector, str(folder), signatures={"serving_default": signature})

@@ -1,0 +1,151 @@
+"""A small Mask R-CNN of tf-models-official: how it is configured, started from ImageNet, fed and trained.
+
+That library is built on tf_keras (Keras 2). Nothing of it meets the Keras 3 of the other recipes.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+
+from app.detection import scenes
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from official.vision.configs import backbones, common, decoders, maskrcnn
+from official.vision.ops import anchor, preprocess_ops
+from official.vision.tasks import maskrcnn as tasks
+
+warnings.filterwarnings("ignore", message="Input dict contained keys")  # the backbone has one level more
+warnings.filterwarnings(
+    "ignore", message="The initializer VarianceScaling is unseeded"
+)  # tf_keras, of separable layers
+
+LEVELS = 3, 6  # of the feature pyramid: strides 8 to 64
+MOST_INSTANCES = 16  # per photo, in training
+ANCHORS = {"num_scales": 1, "aspect_ratios": [0.5, 1.0, 2.0], "anchor_size": 3.0}  # sides 24, 48, 96, 192 pixels
+SAMPLED_ANCHORS, SAMPLED, SAMPLED_MASKS = 256, 64, 16  # per photo, that the losses look at
+
+
+def task(
+    image_size: int, num_classes: int, *, filters: int, proposals: int, detections: int, weight_decay: float
+) -> tasks.MaskRCNNTask:
+    """The model and its losses.
+
+    Args:
+      image_size: side in pixels, a multiple of 64.
+      num_classes: with class 0, the background.
+      filters: channels of the feature pyramid and the heads.
+      proposals: regions that the heads look at, 32 or more; twice as many in training.
+      detections: most instances in an answer.
+    """
+    config = maskrcnn.MaskRCNNTask(
+        model=maskrcnn.MaskRCNN(
+            num_classes=num_classes,
+            input_size=[image_size, image_size, 3],
+            min_level=LEVELS[0],
+            max_level=LEVELS[1],
+            anchor=maskrcnn.Anchor(**ANCHORS),
+            backbone=backbones.Backbone(type="mobilenet", mobilenet=backbones.MobileNet(model_id="MobileNetV2")),
+            decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(num_filters=filters, use_separable_conv=True)),
+            rpn_head=maskrcnn.RPNHead(num_filters=filters, use_separable_conv=True),
+            detection_head=maskrcnn.DetectionHead(num_filters=filters, use_separable_conv=True, fc_dims=256),
+            mask_head=maskrcnn.MaskHead(num_filters=filters, use_separable_conv=True),
+            roi_generator=maskrcnn.ROIGenerator(
+                pre_nms_top_k=2 * proposals,
+                num_proposals=2 * proposals,
+                test_pre_nms_top_k=proposals,
+                test_num_proposals=proposals,
+                use_batched_nms=True,
+            ),
+            roi_sampler=maskrcnn.ROISampler(num_sampled_rois=SAMPLED),
+            mask_sampler=maskrcnn.MaskSampler(num_sampled_masks=SAMPLED_MASKS),
+            detection_generator=maskrcnn.DetectionGenerator(nms_version="batched", max_num_detections=detections),
+            # ImageNet's weights need this epsilon; the momentum suits short trainings.
+            norm_activation=common.NormActivation(
+                activation="relu6", use_sync_bn=False, norm_momentum=0.97, norm_epsilon=1e-3
+            ),
+        ),
+        # The library divides this loss by the regions sampled for the classes, not by those of the proposals.
+        losses=maskrcnn.Losses(l2_weight_decay=weight_decay, rpn_score_weight=SAMPLED / SAMPLED_ANCHORS),
+    )
+    return tasks.MaskRCNNTask(config)
+
+
+def start_from_imagenet(model: tf_keras.Model, weights: str | None) -> None:
+    """Copies the weights of keras.applications.MobileNetV2 into the backbone; they are the same layers in order."""
+    model.backbone.layers[-2].trainable = False  # a last convolution for classifiers, which nothing uses
+    if weights is None:
+        return
+    encoder = keras.applications.MobileNetV2(include_top=False, weights=weights)
+    for ours, theirs in zip(_by_kind(model.backbone), _by_kind(encoder), strict=True):
+        for variable, value in zip(ours, theirs, strict=True):
+            variable.assign(np.array(value))
+
+
+def _by_kind(network) -> list[list]:
+    kinds = ("kernel", "gamma", "beta", "moving_mean", "moving_variance")
+    names = [(variable.name.split(":")[0], variable) for variable in network.variables]
+    return [[variable for name, variable in names if name.endswith(kind)] for kind in kinds]
+
+
+def normalize(pixels: tf.Tensor) -> tf.Tensor:
+    """Pixels 0..255 to the range that MobileNetV2's weights expect, -1..1."""
+    return tf.cast(pixels, tf.float32) / 127.5 - 1
+
+
+def batches(draw: Callable[[int], scenes.Scene], first: int, image_size: int, batch_size: int) -> tf.data.Dataset:
+    """Training batches, without end: images and what the losses compare with.
+
+    Args:
+      draw: the scene with this number, image_size pixels wide and high.
+      first: the number of the first scene.
+    """
+    anchors = anchor.build_anchor_generator(min_level=LEVELS[0], max_level=LEVELS[1], **ANCHORS)((image_size,) * 2)
+    labeler = anchor.RpnAnchorLabeler(rpn_batch_size_per_im=SAMPLED_ANCHORS)
+
+    def load(number):
+        scene = draw(int(number))
+        boxes, classes, masks = scenes.targets(scene)
+        return scene.image, boxes[:MOST_INSTANCES], classes[:MOST_INSTANCES], masks[:MOST_INSTANCES]
+
+    def prepare(number):
+        kinds = (tf.uint8, tf.float32, tf.int32, tf.float32)
+        image, boxes, classes, masks = tf.numpy_function(load, [number], kinds)
+        image.set_shape((image_size, image_size, 3))
+        boxes.set_shape((None, 4))
+        classes.set_shape((None,))
+        masks.set_shape((None, scenes.MASK_SIDE, scenes.MASK_SIDE))
+        scores, offsets = labeler.label_anchors(anchors, boxes, tf.cast(classes[:, tf.newaxis], tf.float32))
+        pad = functools.partial(preprocess_ops.clip_or_pad_to_fixed_size, size=MOST_INSTANCES, constant_values=-1)
+        labels = {"rpn_score_targets": scores, "rpn_box_targets": offsets}
+        return image, {**labels, "gt_boxes": pad(boxes), "gt_classes": pad(classes), "gt_masks": pad(masks)}
+
+    numbers = tf.data.Dataset.counter(start=first)
+    return numbers.map(prepare, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def train_step(
+    task: tasks.MaskRCNNTask, model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer
+) -> Callable[[tf.Tensor, dict], dict[str, tf.Tensor]]:
+    """A function that takes a step on a batch and returns the losses."""
+
+    @tf.function
+    def step(images, labels):
+        size = tf.cast(tf.shape(images)[1:3], tf.float32)
+        with tf.GradientTape() as tape:
+            outputs = model(
+                normalize(images),
+                image_shape=tf.repeat(size[tf.newaxis], len(images), axis=0),
+                gt_boxes=labels["gt_boxes"],
+                gt_classes=labels["gt_classes"],
+                gt_masks=labels["gt_masks"],
+                training=True,
+            )
+            losses = task.build_losses(outputs, labels, model.losses)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(losses["total_loss"], variables), variables, strict=True))
+        return losses
+
+    return step

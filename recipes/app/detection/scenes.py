@@ -1,0 +1,135 @@
+"""Photos with instances to train a detector on, and new ones composed of them (copy-paste).
+
+Source of the composition: Ghiasi et al.: Simple Copy-Paste is a Strong Data Augmentation Method for Instance
+Segmentation, CVPR 2021, section 3.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+SHARE_PASTED = 0.5  # of the photos that get more instances
+MOST_PASTED = 3
+PASTED_SIZE = (0.2, 0.7)  # of the photo's side: the longer side of a pasted instance
+SCALE = (0.6, 1.4)  # of the size at which a photo fits
+LEAST_VISIBLE = 0.2  # of an instance: with less it is left out
+MASK_SIDE = 56  # pixels of the masks to learn, twice as many as the network gives
+
+
+class Scene(NamedTuple):
+    """A photo and its instances."""
+
+    image: np.ndarray  # uint8 [H, W, 3]
+    classes: np.ndarray  # int32 [n], from 1
+    masks: np.ndarray  # bool [n, H, W]; they may overlap
+
+
+def shrink(scene: Scene, side: int) -> Scene:
+    """A scene whose longer side has at most `side` pixels."""
+    height, width = scene.image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return scene
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    masks = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in scene.masks]
+    masks = np.stack(masks).astype(bool) if masks else np.zeros((0, *size[::-1]), bool)
+    return Scene(cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA), scene.classes, masks)
+
+
+def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Generator], Scene], side: int) -> Scene:
+    """Varies a scene: places it at a random scale in a square, pastes instances of others, mirrors and recolours it.
+
+    Args:
+      rng: the source of all randomness.
+      scene: the photo to begin with; without instances it stays a photo of nothing.
+      draw: another scene, to take instances from.
+      side: of the square, pixels.
+    """
+    canvas = _place(rng, scene, side)
+    if len(scene.classes) and rng.random() < SHARE_PASTED:
+        for _ in range(rng.integers(1, MOST_PASTED + 1)):
+            other = draw(rng)
+            if len(other.classes):
+                canvas = _paste(rng, canvas, other)
+    if rng.random() < 0.5:
+        canvas = Scene(canvas.image[:, ::-1], canvas.classes, canvas.masks[:, :, ::-1])
+    return canvas._replace(image=_recolour(rng, canvas.image))
+
+
+def _place(rng: np.random.Generator, scene: Scene, side: int) -> Scene:
+    """A scene at a random scale and place in a square; what is outside of it is cut off, what is missing grey."""
+    height, width = scene.image.shape[:2]
+    scale = side / max(height, width) * np.exp(rng.uniform(*np.log(SCALE)))
+    free_x, free_y = side - width * scale, side - height * scale
+    matrix = np.float32([[scale, 0, free_x * rng.random()], [0, scale, free_y * rng.random()]])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    image = cv2.warpAffine(scene.image, matrix, (side, side), flags=method, borderValue=(128, 128, 128))
+    masks = [
+        cv2.warpAffine(mask.astype(np.uint8), matrix, (side, side), flags=cv2.INTER_NEAREST) for mask in scene.masks
+    ]
+    kept = [k for k, mask in enumerate(masks) if mask.sum() > LEAST_VISIBLE * scale**2 * scene.masks[k].sum()]
+    return Scene(image, scene.classes[kept], _stack([masks[k] for k in kept], side))
+
+
+def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
+    """Pastes one instance of another scene at a random size and place, in front of what is there."""
+    side = len(canvas.image)
+    k = rng.integers(len(other.classes))
+    rows, columns = np.flatnonzero(other.masks[k].any(1)), np.flatnonzero(other.masks[k].any(0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    image, mask = other.image[window], other.masks[k][window].astype(np.float32)
+    if rng.random() < 0.5:
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    scale = side * rng.uniform(*PASTED_SIZE) / max(mask.shape)
+    size = max(4, round(mask.shape[1] * scale)), max(4, round(mask.shape[0] * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    alpha = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+    # Up to a quarter of it may be outside of the photo.
+    left, top = (round(rng.uniform(-0.25 * part, side - 0.75 * part)) for part in size)
+    x, y = max(0, left), max(0, top)
+    right, bottom = min(side, left + size[0]), min(side, top + size[1])
+    seen = slice(y - top, bottom - top), slice(x - left, right - left)
+    place = slice(y, bottom), slice(x, right)
+    pixels, alpha = canvas.image.copy(), alpha[seen]
+    pixels[place] = pixels[place] + alpha[..., None] * (image[seen] - pixels[place].astype(np.float32))
+    pasted = np.zeros((side, side), bool)
+    pasted[place] = alpha > 0.5
+    masks = [mask & ~pasted for mask in canvas.masks]
+    kept = [n for n, mask in enumerate(masks) if mask.sum() > LEAST_VISIBLE * canvas.masks[n].sum()]
+    classes = np.append(canvas.classes[kept], other.classes[k]).astype(np.int32)
+    return Scene(pixels, classes, _stack([*(masks[n] for n in kept), pasted], side))
+
+
+def _recolour(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Varies contrast, saturation and brightness, as the other recipes do."""
+    contrast, saturation = rng.uniform(0.7, 1.3, 2)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+    mean = grey.mean()
+    varied = contrast * (grey + saturation * (image - grey) - mean) + mean + rng.uniform(-30, 30)
+    return np.clip(np.rint(varied), 0, 255).astype(np.uint8)
+
+
+def _stack(masks: Sequence[np.ndarray], side: int) -> np.ndarray:
+    return np.stack(masks).astype(bool) if len(masks) else np.zeros((0, side, side), bool)
+
+
+def targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the network has to find in a scene.
+
+    Returns:
+      Boxes float32 [n, 4] (top, left, bottom, right in pixels), classes int32 [n], and the part of each mask inside
+      its box, float32 [n, MASK_SIDE, MASK_SIDE], 0..1.
+    """
+    boxes, crops = np.zeros((len(scene.classes), 4), np.float32), []
+    for box, mask in zip(boxes, scene.masks, strict=True):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box[:] = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+        crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
+        small = min(crop.shape) >= MASK_SIDE
+        crops.append(
+            cv2.resize(crop, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA if small else cv2.INTER_LINEAR)
+        )
+    masks = np.stack(crops) if crops else np.zeros((0, MASK_SIDE, MASK_SIDE), np.float32)
+    return boxes, scene.classes, masks

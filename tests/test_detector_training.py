@@ -1,0 +1,111 @@
+"""What a detector is trained with: composed scenes, their targets, the network, and its export."""
+
+from app.detection import detector, export, network, scenes
+
+import keras
+import mask_rcnn_hub
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+SIDE = 64
+COLORS = np.array([(230, 40, 40), (40, 200, 60), (50, 60, 230), (220, 210, 30)], np.uint8)
+
+
+def drawn_scene(number, height=60, width=90):
+    """One or two discs of one colour each on grey."""
+    rng = np.random.default_rng(number)
+    image, masks, classes = np.full((height, width, 3), 128, np.uint8), [], []
+    y, x = np.mgrid[:height, :width]
+    for k in range(rng.integers(1, 3)):
+        radius = rng.uniform(9, 14)
+        mask = (y - rng.uniform(15, height - 15)) ** 2 + (x - (25 + 40 * k)) ** 2 < radius**2
+        color = rng.integers(len(COLORS))
+        image[mask] = COLORS[color]
+        masks.append(mask)
+        classes.append(1 + color % 2)
+    return scenes.Scene(image, np.int32(classes), np.stack(masks))
+
+
+def composed(number):
+    rng = np.random.default_rng([0, number])
+    return scenes.compose(rng, drawn_scene(number), lambda rng: drawn_scene(int(rng.integers(100))), SIDE)
+
+
+def test_composed_scenes_keep_masks_and_pixels_together(monkeypatch):
+    monkeypatch.setattr(scenes, "_recolour", lambda _, image: image)
+    counts = []
+    for number in range(60):
+        scene = composed(number)
+        assert scene.image.shape == (SIDE, SIDE, 3) and scene.masks.shape == (len(scene.classes), SIDE, SIDE)
+        assert scene.masks.sum(0).max(initial=0) <= 1  # what is in front hides what is behind
+        for category, mask in zip(scene.classes, scene.masks, strict=True):
+            distance = np.abs(scene.image[mask].astype(int)[:, None] - COLORS).sum(-1)
+            color = np.bincount(distance.argmin(1)).argmax()
+            assert category == 1 + color % 2 and (distance.argmin(1) == color).mean() > 0.7
+        colored = np.ptp(scene.image.astype(int), axis=-1) > 60
+        assert (colored & ~scene.masks.any(0)).sum() <= 0.25 * colored.sum() + 20  # edges, and what is too small
+        counts.append(len(scene.classes))
+    assert min(counts) <= 1 and max(counts) >= 4
+    np.testing.assert_array_equal(composed(7).image, composed(7).image)
+
+
+def test_targets_are_tight_boxes_and_the_masks_in_them():
+    masks = np.zeros((1, 40, 50), bool)
+    masks[0, 10:30, 5:25] = True
+    masks[0, 10:20, 5:15] = False
+    boxes, classes, crops = scenes.targets(scenes.Scene(np.zeros((40, 50, 3), np.uint8), np.int32([2]), masks))
+    assert boxes.tolist() == [[10, 5, 30, 25]] and classes.tolist() == [2]
+    half = scenes.MASK_SIDE // 2
+    assert crops[0, : half - 3, : half - 3].max() == 0 and crops[0, half + 3 :].min() == 1
+    empty = scenes.targets(
+        scenes.Scene(np.zeros((40, 50, 3), np.uint8), np.zeros(0, np.int32), np.zeros((0, 40, 50), bool))
+    )
+    assert [part.shape[0] for part in empty] == [0, 0, 0]
+
+
+def small_task():
+    return network.task(SIDE, 3, filters=16, proposals=40, detections=5, weight_decay=4e-5)
+
+
+def test_the_backbone_computes_what_keras_does(tmp_path):
+    """With the weights of keras.applications, here random ones."""
+    encoder = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(SIDE, SIDE, 3))
+    rng = np.random.default_rng(0)
+    encoder.set_weights([array + 0.02 * np.abs(rng.normal(size=array.shape)) for array in encoder.get_weights()])
+    encoder.save_weights(tmp_path / "encoder.weights.h5")
+    model = small_task().build_model()
+    network.start_from_imagenet(model, str(tmp_path / "encoder.weights.h5"))
+    pixels = rng.uniform(-1, 1, (2, SIDE, SIDE, 3)).astype(np.float32)
+    ours = model.backbone(pixels, training=False)
+    for level, layer in (("3", "block_5_add"), ("4", "block_12_add"), ("5", "block_16_project_BN")):
+        theirs = np.array(keras.Model(encoder.input, encoder.get_layer(layer).output)(pixels))
+        assert np.abs(theirs).max() > 0.01
+        np.testing.assert_allclose(ours[level], theirs, atol=1e-3 * np.abs(theirs).max())
+
+
+def test_steps_and_an_export(tmp_path):
+    """The losses fall, and mask_rcnn_hub can use what comes out, for photos of any shape."""
+    task = small_task()
+    model = task.build_model()
+    network.start_from_imagenet(model, None)
+    optimizer = tf_keras.optimizers.AdamW(3e-3, global_clipnorm=10.0)
+    step = network.train_step(task, model, optimizer)
+    losses = []
+    for images, labels in network.batches(composed, 0, SIDE, 2).take(12):
+        assert images.dtype == tf.uint8 and labels["gt_masks"].shape[1:] == (network.MOST_INSTANCES, 56, 56)
+        losses.append({name: float(value) for name, value in step(images, labels).items()})
+    assert all(np.isfinite(list(entry.values())).all() for entry in losses)
+    first, last = (np.mean([entry["model_loss"] for entry in part]) for part in (losses[:3], losses[-3:]))
+    assert last < 0.8 * first
+
+    export.save(model, SIDE, tmp_path / "model")
+    detect_all = detector.from_saved_model((str(tmp_path / "model"),))
+    for shape in ((60, 90, 3), (300, 40, 3), (1, 1, 3)):
+        photo = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+        answer = {name: tensor.numpy() for name, tensor in detect_all(photo).items()}
+        assert answer["detection_masks"].shape == (1, 5, 28, 28) and answer["detection_classes"].max() <= 2
+        for name in ("detection_boxes", "detection_scores", "detection_masks"):
+            assert answer[name].min() >= 0 and answer[name].max() <= 1
+        found = mask_rcnn_hub.detect(detect_all, photo, {1: "red", 2: "green"}, 0.0, 5)
+        assert all(instance.name in ("red", "green") for instance in found)
