@@ -1,12 +1,16 @@
 """What a detector is trained with: composed scenes, their targets, the network, and its export."""
 
-from app.detection import detector, export, network, scenes
+from app.cli import InputError
+from app.detection import detector, export, instances, network, precision, scenes, sources
 
 import keras
 import mask_rcnn_hub
 import numpy as np
+import pytest
 import tensorflow as tf
 import tf_keras
+from test_annotations import annotate, write
+from test_own_data import make
 
 SIDE = 64
 COLORS = np.array([(230, 40, 40), (40, 200, 60), (50, 60, 230), (220, 210, 30)], np.uint8)
@@ -99,13 +103,77 @@ def test_steps_and_an_export(tmp_path):
     first, last = (np.mean([entry["model_loss"] for entry in part]) for part in (losses[:3], losses[-3:]))
     assert last < 0.8 * first
 
-    export.save(model, SIDE, tmp_path / "model")
+    export.save(model, SIDE, (17, 90), tmp_path / "model")
     detect_all = detector.from_saved_model((str(tmp_path / "model"),))
     for shape in ((60, 90, 3), (300, 40, 3), (1, 1, 3)):
         photo = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
         answer = {name: tensor.numpy() for name, tensor in detect_all(photo).items()}
-        assert answer["detection_masks"].shape == (1, 5, 28, 28) and answer["detection_classes"].max() <= 2
+        assert answer["detection_masks"].shape == (1, 5, 28, 28) and set(answer["detection_classes"][0]) <= {17, 90}
         for name in ("detection_boxes", "detection_scores", "detection_masks"):
             assert answer[name].min() >= 0 and answer[name].max() <= 1
-        found = mask_rcnn_hub.detect(detect_all, photo, {1: "red", 2: "green"}, 0.0, 5)
+        found = mask_rcnn_hub.detect(detect_all, photo, {17: "red", 90: "green"}, 0.0, 5)
         assert all(instance.name in ("red", "green") for instance in found)
+
+
+def as_instances(scene, shift=0):
+    """The true instances of a scene as a detector would give them, moved to the right."""
+    height, width = scene.image.shape[:2]
+    for number, mask in zip(scene.classes, np.roll(scene.masks, shift, axis=2), strict=True):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
+        yield instances.Instance(10 * int(number), "disc", 0.9, box, mask, 0, 0)
+
+
+def test_average_precision():
+    """Perfect, moved by a fifth of a square (IoU 2/3: four of ten thresholds), of the wrong class, and none."""
+    mask = np.zeros((1, 40, 60), bool)
+    mask[0, 5:35, 10:40] = True
+    one = scenes.Scene(np.zeros((40, 60, 3), np.uint8), np.int32([1]), mask)
+    other = one._replace(classes=np.int32([2]))
+    read, ids = [lambda: one, lambda: other], (10, 20)
+    assert set(precision.average_precision(read, ids, lambda photo: []).values()) == {0}
+    answers = iter([*as_instances(one), *as_instances(other)])
+    found = precision.average_precision(read, ids, lambda photo: [next(answers)])
+    assert list(found.values()) == pytest.approx([1, 1, 1, 1])
+    answers = iter([*as_instances(one, 6), *as_instances(other, 6)])
+    moved = precision.average_precision(read, ids, lambda photo: [next(answers)])
+    assert moved == pytest.approx({"box_ap": 0.4, "box_ap50": 1, "mask_ap": 0.4, "mask_ap50": 1})
+    answers = iter([*as_instances(other), *as_instances(one)])
+    assert precision.average_precision(read, ids, lambda photo: [next(answers)])["mask_ap"] == 0
+
+
+def test_scenes_of_annotations(tmp_path):
+    """Crowds are left out; the ids are those of the file, unless a label map could not have them."""
+    found = sources.load(str(write(tmp_path / "bugs", "a file a split")))
+    assert found.categories == {3: "leaf", 90: "bug"}
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [14, 3, 3]
+    for number, read in enumerate(found.train):
+        scene = read()
+        assert scene.classes.tolist() == [1, 2, 2] and scene.image.shape[:2] == scene.masks.shape[1:]
+        outline = next(one for one in annotate(number) if one["category_id"] == 3)["segmentation"][0]
+        rows, columns = np.nonzero(scene.masks[0])
+        assert abs(columns.min() - min(outline[::2])) <= 1 and abs(rows.max() - max(outline[1::2])) <= 1
+    own = sources.load(str(write(tmp_path / "one file")), limit=4)
+    assert [len(part) for part in own[1:]] == [4, 2, 2]
+    with pytest.raises(InputError, match="masks do not tell instances apart"):
+        sources.load(str(make(tmp_path / "masks", 3)))
+    with pytest.raises(InputError, match="no such data set or folder"):
+        sources.load("synthetic")
+
+
+def test_scenes_of_pets(shared, tmp_path):
+    """One instance, whose outline is the middle of the border; at 128 px also from tensorflow-datasets."""
+    found = sources.load(str(shared / "pets_raw"))
+    assert found.categories == {17: "cat", 18: "dog"} and len(found.test) == 30
+    kinds = set()
+    for read in found.test[::6]:
+        (mask,), (number,) = read().masks, read().classes
+        kinds.add(int(number))
+        assert 0.02 < mask.mean() < 0.98
+    assert kinds == {1, 2}
+    label = np.ones((21, 21), np.uint8)
+    label[5:16, 5:16], label[7:14, 7:14] = 2, 0  # a border of two pixels
+    (mask,) = sources.pet_scene(np.zeros((21, 21, 3), np.uint8), label, is_cat=True).masks
+    assert np.flatnonzero(mask.any(0)).tolist() == list(range(6, 15))
+    whole = sources.load("oxford_iiit_pet", data_dir=str(shared / "tfds"), limit=3)
+    assert len(whole.train) == 3 and whole.train[0]().image.shape == (128, 128, 3)

@@ -1,6 +1,7 @@
 """Trained detectors as SavedModels, with the inputs and outputs of Mask R-CNN on TensorFlow Hub."""
 
 import pathlib
+from collections.abc import Sequence
 
 from app.detection import network
 
@@ -14,9 +15,10 @@ class Detector(tf.Module):
     It keeps the variables only. TensorFlow would trace a Keras model for training too, which this one does not survive.
     """
 
-    def __init__(self, model: tf_keras.Model, image_size: int):
+    def __init__(self, model: tf_keras.Model, image_size: int, category_ids: Sequence[int]):
         super().__init__()
         self.weights = model.variables
+        self.category_ids = tf.constant([0, *category_ids], tf.int32)  # class 0 is the background
 
         @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.uint8, name="input_tensor")])
         def detect(input_tensor):
@@ -30,7 +32,7 @@ class Detector(tf.Module):
             boxes = tf.clip_by_value(found["detection_boxes"] / tf.tile(fitted, [2]), 0.0, 1.0)
             return {
                 "detection_boxes": boxes,
-                "detection_classes": tf.cast(found["detection_classes"], tf.float32),
+                "detection_classes": tf.cast(tf.gather(self.category_ids, found["detection_classes"]), tf.float32),
                 "detection_scores": found["detection_scores"],
                 "detection_masks": found["detection_masks"],
                 "num_detections": tf.cast(found["num_detections"], tf.float32),
@@ -39,7 +41,8 @@ class Detector(tf.Module):
         self.detect = detect
 
 
-def save(model: tf_keras.Model, image_size: int, folder: pathlib.Path) -> None:
-    detector = Detector(model, image_size)
+def save(model: tf_keras.Model, image_size: int, category_ids: Sequence[int], folder: pathlib.Path) -> None:
+    """Writes the SavedModel of a detector whose classes 1, 2, ... are these categories."""
+    detector = Detector(model, image_size, category_ids)
     signature = detector.detect.get_concrete_function()
     tf.saved_model.save(detector, str(folder), signatures={"serving_default": signature})

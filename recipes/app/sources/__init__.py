@@ -27,6 +27,7 @@ class Example(NamedTuple):
     image: pathlib.Path
     where: str  # the labels, as a message names them
     read_labels: Callable[[], np.ndarray]  # to uint8 [H, W]
+    annotations: list | None = None  # of the instances in it, coco.Annotation, if it has such
 
 
 class Layout(NamedTuple):
@@ -40,3 +41,4 @@ class Layout(NamedTuple):
     problems: list[str]  # what would fail, or silently train wrong
     remarks: list[str]  # harmless oddities
     instances: collections.Counter | None = None  # of each class, if the labels are drawn from annotations
+    categories: dict[int, str] | None = None  # of the annotations, names by id

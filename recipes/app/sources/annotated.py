@@ -11,6 +11,7 @@ import collections
 import functools
 import pathlib
 import re
+from collections.abc import Sequence
 
 from app.cli import InputError
 from app.sources import Example, Layout, coco, labels
@@ -55,7 +56,8 @@ def read(folder: pathlib.Path, paths: list[pathlib.Path]) -> Layout:
             for annotation in photo.annotations:
                 (crowds if annotation.is_crowd else instances)[class_names[class_ids[annotation.name]]] += 1
             where = f"{splits[split]}: {photo.image.name}"
-            examples[split].append(Example(photo.image, where, functools.partial(photo.label_map, class_ids)))
+            read_labels = functools.partial(photo.label_map, class_ids)
+            examples[split].append(Example(photo.image, where, read_labels, photo.annotations))
         for image in sorted(file.named):
             other = split_of.setdefault(image.resolve(), split)
             if other != split:
@@ -69,7 +71,8 @@ def read(folder: pathlib.Path, paths: list[pathlib.Path]) -> Layout:
             is_other = path.is_dir() or path.name.startswith(".") or path.suffix.lower() in NO_PHOTOS
             if not is_other and path.resolve() not in split_of:
                 remarks.append(f"{path}: not used, it is in no annotation file")
-    return Layout("photos", examples, folder, class_names, True, problems, remarks, instances)
+    categories = _categories(class_names[1:], list(files.values()))
+    return Layout("photos", examples, folder, class_names, True, problems, remarks, instances, categories)
 
 
 def _splits(folder: pathlib.Path, paths: list[pathlib.Path]) -> dict[str, pathlib.Path]:
@@ -100,6 +103,15 @@ def _images(folder: pathlib.Path, path: pathlib.Path, split: str | None) -> path
     images = folder / "images" if (folder / "images").is_dir() else folder
     own = [place for place in sorted(images.iterdir()) if split and place.is_dir() and _split(place.name) == split]
     return own[0] if own else images
+
+
+def _categories(names: Sequence[str], files: list[coco.File]) -> dict[int, str]:
+    """The ids and names of the categories; ids from 1 on if those of the files are none for a label map."""
+    ids = {name: number for file in reversed(files) for number, name in file.categories.items()}
+    numbers = [ids[name] for name in names]
+    if len(set(numbers)) < len(numbers) or not all(isinstance(number, int) and number > 0 for number in numbers):
+        numbers = range(1, len(names) + 1)
+    return dict(zip(numbers, names, strict=True))
 
 
 def _is_background(name: str) -> bool:

@@ -1,0 +1,113 @@
+"""Where photos with instances come from: Oxford-IIIT Pet, or a person's own folder with COCO annotations."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from app.cli import InputError
+from app.detection import scenes
+from app.photos import photos
+from app.sources import Example, coco, folder, pets
+from common import data
+from common.scores import TRIMAP
+
+import cv2
+import numpy as np
+
+PETS = {17: "cat", 18: "dog"}  # as in COCO's label map
+PET, BACKGROUND, _ = range(3)  # as in TRIMAP
+
+
+class Source(NamedTuple):
+    """A data set: functions that read its scenes, whose classes 1, 2, ... are the categories in their order."""
+
+    categories: dict[int, str]  # names by id
+    train: list[Callable[[], scenes.Scene]]
+    validation: list[Callable[[], scenes.Scene]]
+    test: list[Callable[[], scenes.Scene]]
+
+
+def load(name: str, data_dir: str | None = None, seed: int = 0, limit: int | None = None) -> Source:
+    """The data set that --data names.
+
+    Args:
+      name: oxford_iiit_pet, or a folder: with COCO annotations, or in Oxford's layout.
+      data_dir: where tensorflow-datasets keeps its data; None for its default.
+      seed: fixes the split, where the data has none.
+      limit: at most this many photos of each split.
+    Raises:
+      InputError: if the data cannot be used.
+    """
+    if name == pets.NAME:
+        source = _pets(data_dir, seed)
+    elif pathlib.Path(name).is_dir():
+        source = _own(pathlib.Path(name), seed)
+    else:
+        raise InputError(f"--data {name}: no such data set or folder; choose {pets.NAME} or a folder")
+    splits = (part[:limit] for part in (source.train, source.validation, source.test))
+    return Source(source.categories, *splits)
+
+
+def _pets(data_dir: str | None, seed: int) -> Source:
+    source = pets.source(data_dir)
+
+    def readers(dataset):
+        return [functools.partial(read, element) for element in dataset.as_numpy_iterator()]
+
+    def read(element):
+        image, label = source.decode(element)
+        return pet_scene(image.numpy(), label.numpy()[..., 0], is_cat=element["species"] == 0)
+
+    train, validation = data.split(source.train, source.validation_share, seed)
+    return Source(PETS, readers(train), readers(validation), readers(source.test))
+
+
+def _own(path: pathlib.Path, seed: int) -> Source:
+    found = folder.checked(path, seed)
+    if found.layout.categories:
+        categories = found.layout.categories
+        numbers = {name: number for number, name in enumerate(categories.values(), 1)}
+        read = functools.partial(annotated_scene, numbers)
+    elif found.class_names == TRIMAP:
+        categories, read = PETS, functools.partial(_trimap_scene, found)
+    else:
+        raise InputError(f"--data {path}: masks do not tell instances apart; annotate them, and export them as COCO")
+    splits = {"train": found.train, "validation": found.validation, "test": found.test}
+    if not found.validation:
+        order = np.random.default_rng(seed).permutation(len(found.train))
+        held_out = set(order[: max(1, round(found.validation_share * len(order)))].tolist())
+        splits["train"] = [example for index, example in enumerate(found.train) if index not in held_out]
+        splits["validation"] = [found.train[index] for index in sorted(held_out)]
+    readers = ([functools.partial(read, example) for example in part] for part in splits.values())
+    return Source(categories, *readers)
+
+
+def annotated_scene(numbers: dict[str, int], example: Example) -> scenes.Scene:
+    """A photo with COCO annotations, without its crowds; `numbers` are the classes by name."""
+    single: list[coco.Annotation] = [one for one in example.annotations if not one.is_crowd and one.name in numbers]
+    image = photos.read(example.image)
+    masks = np.stack([one.mask() for one in single]) if single else np.zeros((0, *image.shape[:2]), bool)
+    return scenes.Scene(image, np.array([numbers[one.name] for one in single], np.int32), masks)
+
+
+def _trimap_scene(found: folder.Survey, example: Example) -> scenes.Scene:
+    image, label = found.read(example)
+    return pet_scene(image, label, is_cat=example.image.stem[0].isupper())  # as Oxford names the breeds
+
+
+def pet_scene(image: np.ndarray, label: np.ndarray, is_cat: bool) -> scenes.Scene:
+    """A photo of one pet: what is closer to the pet of a trimap than to its background.
+
+    Args:
+      image: uint8 [H, W, 3].
+      label: uint8 [H, W], 0 = pet, 1 = background, 2 = border.
+      is_cat: or a dog.
+    """
+    if not (label == PET).any():
+        return scenes.Scene(image, np.zeros(0, np.int32), np.zeros((0, *label.shape), bool))
+    to_pet, to_background = (
+        cv2.distanceTransform((label != part).astype(np.uint8), cv2.DIST_L2, 5) for part in (PET, BACKGROUND)
+    )
+    is_pet = to_pet < to_background if (label == BACKGROUND).any() else np.ones(label.shape, bool)
+    return scenes.Scene(image, np.array([1 if is_cat else 2], np.int32), is_pet[np.newaxis])
