@@ -17,7 +17,7 @@ import argparse
 import json
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from app import cli, device, files
 from app.detection import detector, instances, label_map
@@ -36,57 +36,6 @@ LABELS = files.ROOT / "resources" / "mscoco_label_map.pbtxt"
 PHOTOS = files.ROOT / "resources" / "photos"
 MIN_SCORE = 0.3
 MAX_DETECTIONS = 100  # as many as the model returns
-MASK_THRESHOLD = 0.5  # of the probability that a pixel belongs to the object
-
-
-def detect(
-    detect_all: Callable, photo: np.ndarray, names: dict[int, str], min_score: float, max_detections: int
-) -> list[instances.Instance]:
-    """Finds the objects in a photo, uint8 [H, W, 3], by descending score; see detector.py for `detect_all`."""
-    found = {name: tensor[0].numpy() for name, tensor in detect_all(photo).items()}
-    scores = found["detection_scores"][: max(0, int(found["num_detections"]))]
-    # Low scores are dropped before any work is done for them.
-    boxes = found["detection_boxes"]
-    sure = [k for k in np.argsort(-scores, kind="stable") if scores[k] >= min_score and np.isfinite(boxes[k]).all()]
-    result = []
-    for k in sure[:max_detections]:
-        box, category = boxes[k], int(found["detection_classes"][k])
-        mask, top, left = paste(found["detection_masks"][k], box, *photo.shape[:2])
-        if mask.any():
-            name = names.get(category, f"class {category}")
-            result.append(instances.Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
-    return result
-
-
-def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
-    """Enlarges a mask to its box in the photo.
-
-    TensorFlow's object detection API does the same over the whole photo (reframe_box_masks_to_image_masks: bilinear,
-    with the corners of mask and photo aligned); this covers the box only.
-
-    Args:
-      mask: probabilities float32 [h, w] over the box.
-      box: ymin, xmin, ymax, xmax as fractions 0..1 of the photo; it may extend beyond it.
-      height, width: of the photo, pixels.
-    Returns:
-      bool [H, W] for the part of the photo in the box, and the top and left of that part, pixels.
-    """
-    rows, top = _bilinear_weights(box[0], box[2], height, mask.shape[0])
-    columns, left = _bilinear_weights(box[1], box[3], width, mask.shape[1])
-    return rows @ mask.astype(np.float32) @ columns.T > MASK_THRESHOLD, top, left
-
-
-def _bilinear_weights(begin: float, end: float, pixels: int, samples: int) -> tuple[np.ndarray, int]:
-    """Weights float32 [n, samples] of the samples for each of the n pixels from begin to end, and the first pixel."""
-    # Fractions 0 and 1 are the centres of the first and the last pixel.
-    places = np.linspace(0, 1, pixels, dtype=np.float32) if pixels > 1 else np.full(1, 0.5, np.float32)
-    if not end > begin:
-        return np.zeros((0, samples), np.float32), 0
-    places = (places - begin) / (end - begin) * (samples - 1)
-    inside = np.flatnonzero((places >= 0) & (places <= samples - 1))
-    first = int(inside[0]) if len(inside) else 0
-    distances = np.abs(places[inside, np.newaxis] - np.arange(samples, dtype=np.float32))
-    return np.maximum(0, 1 - distances).astype(np.float32), first
 
 
 def save(folder: pathlib.Path, name: str, photo: np.ndarray, found: Sequence[instances.Instance]) -> None:
@@ -135,7 +84,7 @@ def main() -> int:
         for photo in photos.read_all(found, tally):
             began = time.perf_counter()
             try:
-                detected = detect(detect_all, photo.pixels, names, args.min_score, args.max_detections)
+                detected = detector.detect(detect_all, photo.pixels, names, args.min_score, args.max_detections)
             except (tf.errors.OpError, ValueError) as error:
                 tally.fail(f"{photo.path}: the model failed ({cli.one_line(error)})")
                 continue

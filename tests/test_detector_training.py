@@ -4,7 +4,6 @@ from app.cli import InputError
 from app.detection import detector, export, instances, network, precision, scenes, sources
 
 import keras
-import mask_rcnn_hub
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -111,7 +110,7 @@ def test_steps_and_an_export(tmp_path):
         assert answer["detection_masks"].shape == (1, 5, 28, 28) and set(answer["detection_classes"][0]) <= {17, 90}
         for name in ("detection_boxes", "detection_scores", "detection_masks"):
             assert answer[name].min() >= 0 and answer[name].max() <= 1
-        found = mask_rcnn_hub.detect(detect_all, photo, {17: "red", 90: "green"}, 0.0, 5)
+        found = detector.detect(detect_all, photo, {17: "red", 90: "green"}, 0.0, 5)
         assert all(instance.name in ("red", "green") for instance in found)
 
 

@@ -402,7 +402,7 @@ def test_pasting_matches_full_frame_masks():
         mask = tf.image.resize(coarse, (33, 33)).numpy()[0, ..., 0]
         height, width = rng.integers(100, 300, 2)
         expected = full_frame(mask, box, height, width)
-        part, top, left = mask_rcnn_hub.paste(mask, np.float32(box), height, width)
+        part, top, left = detector.paste(mask, np.float32(box), height, width)
         pasted = np.zeros_like(expected)
         pasted[top : top + part.shape[0], left : left + part.shape[1]] = part
         assert (pasted == expected).mean() >= 0.999, box
@@ -432,7 +432,7 @@ def test_a_genuine_export(command_line, shared, weights, tmp_path):
     compared = 0
     for mask, box in zip(answer["detection_masks"], answer["detection_boxes"], strict=True):
         if box[2] > box[0] and box[3] > box[1]:
-            part, top, left = mask_rcnn_hub.paste(mask, box, *photo.shape[:2])
+            part, top, left = detector.paste(mask, box, *photo.shape[:2])
             pasted = np.zeros(photo.shape[:2], bool)
             pasted[top : top + part.shape[0], left : left + part.shape[1]] = part
             different = np.argwhere(pasted != full_frame(mask, box, *photo.shape[:2]))
@@ -443,8 +443,8 @@ def test_a_genuine_export(command_line, shared, weights, tmp_path):
 
 def test_pasting_into_one_pixel_or_none():
     mask = np.ones((33, 33), np.float32)
-    assert mask_rcnn_hub.paste(mask, np.float32([0, 0, 1, 1]), 1, 1)[0].tolist() == [[True]]
-    assert mask_rcnn_hub.paste(mask, np.float32([0.5, 0.5, 0.5, 0.5]), 10, 10)[0].size == 0
+    assert detector.paste(mask, np.float32([0, 0, 1, 1]), 1, 1)[0].tolist() == [[True]]
+    assert detector.paste(mask, np.float32([0.5, 0.5, 0.5, 0.5]), 10, 10)[0].size == 0
 
 
 def test_overlay_labels_stay_inside_the_photo():

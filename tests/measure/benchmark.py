@@ -265,7 +265,7 @@ def inference(is_plain, batch_size):
 
 def mask_rcnn(is_plain, width, height):
     """From photo to files, around a network with 100 detections, 20 of them above the threshold."""
-    from app.detection import instances, label_map
+    from app.detection import detector, instances, label_map
     from app.photos import photos
     from app.sources import synthetic
 
@@ -300,7 +300,7 @@ def mask_rcnn(is_plain, width, height):
             plain.detect_and_save(answer, folder / name, folder / "plain.png")
         else:
             photo = photos.read(folder / name)
-            found = mask_rcnn_hub.detect(lambda _: tensors, photo, names, mask_rcnn_hub.MIN_SCORE, DETECTIONS)
+            found = detector.detect(lambda _: tensors, photo, names, mask_rcnn_hub.MIN_SCORE, DETECTIONS)
             mask_rcnn_hub.save(folder, "photo", photo, found)
             instances.coco_results(photo.shape[:2], found, 1, name)
         return 1

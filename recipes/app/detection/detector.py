@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from app.cli import InputError
 from app.detection import saved_models
+from app.detection.instances import Instance
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ OUTPUTS = {  # and their ranks
     "num_detections": 1,
 }
 PHOTO = tf.TensorSpec((1, None, None, 3), tf.uint8)
+MASK_THRESHOLD = 0.5  # of the probability that a pixel belongs to the object
 
 
 def from_saved_model(handles: Sequence[str], advice: str = "") -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
@@ -57,3 +59,53 @@ def from_saved_model(handles: Sequence[str], advice: str = "") -> Callable[[np.n
         return {output: answer[output] for output in OUTPUTS}
 
     return detect
+
+
+def detect(
+    detect_all: Callable, photo: np.ndarray, names: dict[int, str], min_score: float, max_detections: int
+) -> list[Instance]:
+    """Finds the objects in a photo, uint8 [H, W, 3], by descending score, with what from_saved_model gives."""
+    found = {name: tensor[0].numpy() for name, tensor in detect_all(photo).items()}
+    scores = found["detection_scores"][: max(0, int(found["num_detections"]))]
+    # Low scores are dropped before any work is done for them.
+    boxes = found["detection_boxes"]
+    sure = [k for k in np.argsort(-scores, kind="stable") if scores[k] >= min_score and np.isfinite(boxes[k]).all()]
+    result = []
+    for k in sure[:max_detections]:
+        box, category = boxes[k], int(found["detection_classes"][k])
+        mask, top, left = paste(found["detection_masks"][k], box, *photo.shape[:2])
+        if mask.any():
+            name = names.get(category, f"class {category}")
+            result.append(Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
+    return result
+
+
+def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
+    """Enlarges a mask to its box in the photo.
+
+    TensorFlow's object detection API does the same over the whole photo (reframe_box_masks_to_image_masks: bilinear,
+    with the corners of mask and photo aligned); this covers the box only.
+
+    Args:
+      mask: probabilities float32 [h, w] over the box.
+      box: ymin, xmin, ymax, xmax as fractions 0..1 of the photo; it may extend beyond it.
+      height, width: of the photo, pixels.
+    Returns:
+      bool [H, W] for the part of the photo in the box, and the top and left of that part, pixels.
+    """
+    rows, top = _bilinear_weights(box[0], box[2], height, mask.shape[0])
+    columns, left = _bilinear_weights(box[1], box[3], width, mask.shape[1])
+    return rows @ mask.astype(np.float32) @ columns.T > MASK_THRESHOLD, top, left
+
+
+def _bilinear_weights(begin: float, end: float, pixels: int, samples: int) -> tuple[np.ndarray, int]:
+    """Weights float32 [n, samples] of the samples for each of the n pixels from begin to end, and the first pixel."""
+    # Fractions 0 and 1 are the centres of the first and the last pixel.
+    places = np.linspace(0, 1, pixels, dtype=np.float32) if pixels > 1 else np.full(1, 0.5, np.float32)
+    if not end > begin:
+        return np.zeros((0, samples), np.float32), 0
+    places = (places - begin) / (end - begin) * (samples - 1)
+    inside = np.flatnonzero((places >= 0) & (places <= samples - 1))
+    first = int(inside[0]) if len(inside) else 0
+    distances = np.abs(places[inside, np.newaxis] - np.arange(samples, dtype=np.float32))
+    return np.maximum(0, 1 - distances).astype(np.float32), first

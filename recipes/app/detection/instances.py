@@ -38,6 +38,13 @@ class Instance(NamedTuple):
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
+def of_mask(mask: np.ndarray, name: str) -> Instance:
+    """A true instance, of a mask [H, W] of the whole photo."""
+    (height, width), rows, columns = mask.shape, np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
+    return Instance(0, name, 1.0, box, mask, 0, 0)
+
+
 def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.ndarray:
     """The number of the instance at each pixel: uint16 [H, W], 0 = none, k = the k-th; the first one is on top."""
     numbers = np.zeros(shape, np.uint16)

@@ -31,6 +31,14 @@ def read(path: pathlib.Path) -> dict[int, str]:
     return names
 
 
+def write(path: pathlib.Path, names: dict[int, str]) -> None:
+    """Writes a label map of class ids and display names."""
+    label_map = _message_class()()
+    for number, name in names.items():
+        label_map.item.add(id=number, display_name=name)
+    path.write_text(text_format.MessageToString(label_map, as_utf8=True), encoding="utf-8")
+
+
 def _message_class():
     """The message type StringIntLabelMap, with only the fields used here, so the API's package is not required."""
     file = descriptor_pb2.FileDescriptorProto(name="label_map.proto", package="cookbook", syntax="proto2")

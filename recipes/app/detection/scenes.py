@@ -38,6 +38,22 @@ def shrink(scene: Scene, side: int) -> Scene:
     return Scene(cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA), scene.classes, masks)
 
 
+def erase(rng: np.random.Generator, scene: Scene) -> Scene:
+    """A photo without its instances: what is around them is drawn into their place, coarsely, with noise."""
+    height, width = scene.image.shape[:2]
+    hole = cv2.dilate(scene.masks.any(0).astype(np.uint8), np.ones((9, 9), np.uint8))
+    size = max(1, width // 4), max(1, height // 4)  # at full size it would take seconds
+    small, small_hole = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA), cv2.resize(hole, size)
+    filled = cv2.resize(cv2.inpaint(small, small_hole, 3, cv2.INPAINT_TELEA), (width, height))
+    filled = np.clip(filled + rng.normal(0, 6, filled.shape), 0, 255).astype(np.uint8)
+    return nothing(np.where(hole[..., None] > 0, filled, scene.image))
+
+
+def nothing(image: np.ndarray) -> Scene:
+    """A photo, uint8 [H, W, 3], in which there is nothing to find."""
+    return Scene(image, np.zeros(0, np.int32), np.zeros((0, *image.shape[:2]), bool))
+
+
 def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Generator], Scene], side: int) -> Scene:
     """Varies a scene: places it at a random scale in a square, pastes instances of others, mirrors and recolours it.
 

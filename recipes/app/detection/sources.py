@@ -105,7 +105,7 @@ def pet_scene(image: np.ndarray, label: np.ndarray, is_cat: bool) -> scenes.Scen
       is_cat: or a dog.
     """
     if not (label == PET).any():
-        return scenes.Scene(image, np.zeros(0, np.int32), np.zeros((0, *label.shape), bool))
+        return scenes.nothing(image)
     to_pet, to_background = (
         cv2.distanceTransform((label != part).astype(np.uint8), cv2.DIST_L2, 5) for part in (PET, BACKGROUND)
     )

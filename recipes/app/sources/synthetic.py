@@ -58,13 +58,7 @@ def draw(index: int, split: str = "train", seed: int = 0, image_size: int = 256)
       ValueError: for an unknown split.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    coat = COATS[rng.integers(len(COATS))] * rng.uniform(0.8, 1.15) + rng.uniform(-12, 12, 3)
-    second_coat = COATS[rng.integers(len(COATS))] if rng.random() < 0.6 else coat * rng.uniform(0.6, 0.9)
-
-    fur = _fur(rng, image_size, coat, second_coat)
-    scene = _scene(rng, image_size)
-    for _ in range(rng.integers(0, 3)):
-        scene = _add_clutter(rng, scene, fur)
+    scene, fur, coat = _surroundings(rng, image_size)
     pet = Pet(rng, image_size, fur, coat)
     rng.choice([pet.side_view, pet.sitting, pet.portrait])()
 
@@ -73,6 +67,23 @@ def draw(index: int, split: str = "train", seed: int = 0, image_size: int = 256)
     light = cv2.resize(rng.uniform(0.75, 1.2, (2, 2)).astype(np.float32), (image_size, image_size))
     image = image * light[..., None] + _noise(rng, image_size, image_size, amplitude=rng.uniform(1, 8))
     return np.clip(image, 0, 255).astype(np.uint8), _trimap(pet.alpha)
+
+
+def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
+    """Draws a picture without a pet: uint8 [image_size, image_size, 3]."""
+    scene, _, _ = _surroundings(rng, image_size)
+    return np.clip(scene + _noise(rng, image_size, image_size, amplitude=rng.uniform(1, 8)), 0, 255).astype(np.uint8)
+
+
+def _surroundings(rng, image_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A background with clutter, and the fur and the coat that the clutter has in common with the pet."""
+    coat = COATS[rng.integers(len(COATS))] * rng.uniform(0.8, 1.15) + rng.uniform(-12, 12, 3)
+    second_coat = COATS[rng.integers(len(COATS))] if rng.random() < 0.6 else coat * rng.uniform(0.6, 0.9)
+    fur = _fur(rng, image_size, coat, second_coat)
+    scene = _scene(rng, image_size)
+    for _ in range(rng.integers(0, 3)):
+        scene = _add_clutter(rng, scene, fur)
+    return scene, fur, coat
 
 
 def _trimap(alpha: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def parse(
         raise InputError("--check-data: only checks; leave --predict out")
     if args.check_data and not pathlib.Path(args.data).is_dir():
         raise InputError(f"--check-data: needs a folder, and {args.data} is not one; name it with --data DIR")
-    name = recipe if args.data == pets.NAME else f"{recipe}-{_data_name(args.data)}"
+    name = recipe if args.data == pets.NAME else f"{recipe}-{data_name(args.data)}"
     default_output = ROOT / "output" / name
     args.output = args.output.resolve() if args.output else default_output
     args.model = args.output / f"{recipe}.keras"
@@ -110,7 +110,7 @@ def parse(
     return args
 
 
-def _data_name(data: str) -> str:
+def data_name(data: str) -> str:
     """What distinguishes runs on other data: "synthetic", or the folder's name."""
     return re.sub(r"[^\w.-]+", "_", pathlib.Path(data).resolve().name).strip("_.") or "data"
 

@@ -1,0 +1,247 @@
+"""The training of a detector, from its command line to its report."""
+
+import argparse
+import csv
+import functools
+import json
+import math
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from app import cli, device, files
+from app.detection import detector, export, instances, label_map, network, precision, report, scenes, sources
+from app.sources import pets, synthetic
+from app.training import encoders, flags, state
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from tqdm import tqdm
+
+SIZE_STEP = 64  # the stride of the coarsest level
+NOTHING = 0.12  # of the scenes have no instance
+LOSSES = ("rpn_score_loss", "rpn_box_loss", "frcnn_cls_loss", "frcnn_box_loss", "mask_loss")  # parts of the total
+SCORE = "val_mask_ap"  # chooses the best epoch
+LEAST_SCORE = 0.05  # of a detection
+MOST_DETECTIONS = 20  # in a photo
+
+
+def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: int, learning_rate: float) -> "Run":
+    """Reads the command line and the data, and prints the line that says what is trained on what.
+
+    Args:
+      recipe: its name, which names its files.
+      doc: its docstring, shown by --help.
+      image_size, epochs, batch_size, learning_rate: the recipe's defaults.
+    Raises:
+      InputError: for a wrong flag or unusable input.
+    """
+    args = _parse(recipe, doc, image_size, epochs, batch_size, learning_rate)
+    gpus = device.gpu_details()  # before anything else uses them
+    tf_keras.utils.set_random_seed(args.seed)
+    encoder_weights = encoders.weights_file(encoders.MOBILENETV2, args.backbone_weights)
+    source = sources.load(args.data, args.data_dir, args.seed, args.limit)
+    counts = {split: len(getattr(source, split)) for split in ("train", "validation", "test")}
+    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"{recipe} | {args.data}, {args.image_size} px: {listed} | {device.description(gpus)}", flush=True)
+    return Run(recipe, {"recipe": recipe, **vars(args)}, source, encoder_weights, device.description(gpus))
+
+
+class Run:
+    """A training of a detector.
+
+    Attributes:
+      image_size, epochs, batch_size, learning_rate: the flags.
+      source: the data.
+      encoder_weights: the file of the encoder's pretrained weights, or None.
+      steps_per_epoch: batches in an epoch, which has as many scenes as there are photos.
+    """
+
+    def __init__(
+        self,
+        recipe: str,
+        config: dict[str, Any],
+        source: sources.Source,
+        encoder_weights: pathlib.Path | None,
+        device_name: str,
+    ):
+        self.recipe, self.config, self.source = recipe, config, source
+        self.encoder_weights, self.device = encoder_weights, device_name
+        self.image_size, self.batch_size = config["image_size"], config["batch_size"]
+        self.epochs, self.learning_rate = config["epochs"], config["learning_rate"]
+        self.output, self.model_path = config["output"], config["model"]
+        self.steps_per_epoch = max(1, len(source.train) // self.batch_size)
+        # Photos are kept at the size of the network: 0.3 MB each at 320 px.
+        self._read = functools.lru_cache(maxsize=4000)(
+            lambda index: scenes.shrink(source.train[index](), self.image_size)
+        )
+        self.rows, self.best, self.seconds = [], -math.inf, 0.0
+
+    def draw(self, number: int) -> scenes.Scene:
+        """The scene with this number, composed of training photos; it depends on the number and the seed alone."""
+        rng = np.random.default_rng([self.config["seed"], number])
+        base = self._draw_photo(rng)
+        if rng.random() < NOTHING:
+            is_drawn = rng.random() < 0.5
+            image = synthetic.draw_background(rng, self.image_size) if is_drawn else None
+            base = scenes.nothing(image) if is_drawn else scenes.erase(rng, base)
+        return scenes.compose(rng, base, self._draw_photo, self.image_size)
+
+    def _draw_photo(self, rng: np.random.Generator) -> scenes.Scene:
+        return self._read(int(rng.integers(len(self.source.train))))
+
+    def fit(self, model: tf_keras.Model, step: Callable, optimizer: tf_keras.optimizers.Optimizer) -> None:
+        """Trains; after each epoch it scores the averaged weights, and saves history, best model and state.
+
+        Args:
+          model: the network; see network.py.
+          step: from a batch to the losses.
+          optimizer: averages the weights (use_ema).
+        """
+        lock, settings = state.Lock(self.output), self._settings()
+        was_interrupted = lock.acquire()
+        if self.config["resume"] and not was_interrupted and (self.output / "metrics.json").exists():
+            lock.release()
+            print(f"the run in {files.shown(self.output)} is finished; there is nothing to resume")
+            sys.exit(0)
+        files.remove_leftovers(self.output)
+        optimizer.build(model.trainable_variables)
+        keep = SimpleNamespace(variables=model.variables, optimizer=SimpleNamespace(variables=optimizer.variables))
+        self._resume(keep, settings)
+        self.lock = lock
+        exported = export.Detector(model, self.image_size, self.category_ids)
+        detect = self._detector(lambda photo: exported.detect(tf.constant(photo[np.newaxis])))
+        first = len(self.rows) * self.steps_per_epoch * self.batch_size
+        batches = iter(network.batches(self.draw, first, self.image_size, self.batch_size))
+        while len(self.rows) < self.epochs:
+            began, losses = time.perf_counter(), []
+            bar = tqdm(range(self.steps_per_epoch), unit="step", disable=None, leave=False, file=sys.stdout)
+            for _ in bar:
+                losses.append({name: float(value) for name, value in step(*next(batches)).items()})
+                if not math.isfinite(losses[-1]["total_loss"]):
+                    raise cli.InputError("the loss is not finite: start again with a smaller --learning-rate")
+            row = {"loss": np.mean([loss["total_loss"] for loss in losses])}
+            row |= {name: np.mean([loss[name] for loss in losses]) for name in losses[0] if name in LOSSES}
+            own = [variable.numpy() for variable in model.trainable_variables]
+            optimizer.finalize_variable_values(model.trainable_variables)  # the averages
+            scores = precision.average_precision(self.source.validation, self.category_ids, detect)
+            row |= {f"val_{name}": value for name, value in scores.items()}
+            self.rows.append({"epoch": len(self.rows) + 1, **{name: float(value) for name, value in row.items()}})
+            if row[SCORE] > self.best or not self.model_path.exists():
+                self.best = max(self.best, row[SCORE])
+                self._export(model)
+            state.assign(model.trainable_variables, own)
+            self.seconds += time.perf_counter() - began
+            self._save(keep, settings)
+            shown = ", ".join(f"{name} {self.rows[-1][name]:.3f}" for name in ("loss", "val_box_ap", "val_mask_ap"))
+            print(f"epoch {len(self.rows)}/{self.epochs}: {time.perf_counter() - began:.0f} s, {shown}", flush=True)
+
+    @property
+    def category_ids(self) -> list[int]:
+        return list(self.source.categories)
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("data", "image_size", "epochs", "batch_size", "learning_rate", "backbone_weights", "limit", "seed")
+        counts = {split: len(getattr(self.source, split)) for split in ("train", "validation", "test")}
+        return {name: self.config[name] for name in names} | {"images": counts, "classes": self.source.categories}
+
+    def _resume(self, keep: SimpleNamespace, settings: dict[str, Any]) -> None:
+        if not self.config["resume"]:
+            state.remove(self.output)
+            return
+        interrupted = state.last(self.output)
+        if interrupted:
+            state.check(interrupted.facts["about"], settings)
+            facts = interrupted.facts
+            self.rows, self.best, self.seconds = facts["rows"], facts["best"], facts["seconds"]
+            state.assign(keep.variables, interrupted.model)
+            state.assign(keep.optimizer.variables, interrupted.optimizer)
+        done = len(self.rows)
+        print(f"resuming after epoch {done}" if done else "no epoch is finished yet; starting", flush=True)
+
+    def _save(self, keep: SimpleNamespace, settings: dict[str, Any]) -> None:
+        (self.output / "metrics.json").unlink(missing_ok=True)  # of an earlier run
+        with files.replacing(self.output / "history.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        facts = {"about": settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
+        state.save(self.output, keep, facts)
+
+    def _export(self, model: tf_keras.Model) -> None:
+        """Writes the SavedModel and its label map; the folder is complete or that of an earlier epoch."""
+        self.model_path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.model_path.parent, prefix=".model-") as temporary:
+            new = pathlib.Path(temporary, "new")
+            export.save(model, self.image_size, self.category_ids, new)
+            label_map.write(new / report.LABELS, self.source.categories)
+            if self.model_path.exists():
+                self.model_path.rename(pathlib.Path(temporary, "old"))
+            new.rename(self.model_path)
+
+    def _detector(self, detect_all: Callable) -> Callable[[np.ndarray], list[instances.Instance]]:
+        names = self.source.categories
+        return lambda photo: detector.detect(detect_all, photo, names, LEAST_SCORE, MOST_DETECTIONS)
+
+    def report(self) -> None:
+        """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
+        best = detector.from_saved_model((str(self.model_path),))
+        detect = self._detector(best)
+        scores = precision.average_precision(self.source.test, self.category_ids, detect)
+        metrics = {
+            "recipe": self.recipe,
+            "test": {"images": len(self.source.test), **scores},
+            "train": {"images": len(self.source.train), "epochs": len(self.rows), "seconds": round(self.seconds, 1)},
+            "device": self.device,
+            "config": {key: str(one) if isinstance(one, pathlib.Path) else one for key, one in self.config.items()},
+            "versions": {"python": platform.python_version()}
+            | {library.__name__: library.__version__ for library in (tf, tf_keras, np)},
+        }
+        files.write_text(self.output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        pictures = report.pictures(self.output, self.source, detect)
+        self.lock.release()
+        state.remove(self.output)
+        report.print_table(metrics["test"], self.model_path, pictures)
+
+
+def _parse(
+    recipe: str, doc: str, image_size: int, epochs: int, batch_size: int, learning_rate: float
+) -> argparse.Namespace:
+    """Reads the command line; adds `model`, the folder of the SavedModel."""
+    parser = cli.Parser(doc)
+    add, whole = parser.add_argument, cli.positive(int)
+    add("--data", default=pets.NAME, metavar="D", help=f"{pets.NAME} (default), or a folder with COCO annotations")
+    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
+    add("--image-size", type=_image_size, default=image_size, metavar="N", help=f"pixels a side (default {image_size})")
+    add("--epochs", type=whole, default=epochs, metavar="N", help=f"default {epochs}")
+    text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
+    add("--backbone-weights", default="imagenet", metavar="W", help=text)
+    add("--batch-size", type=whole, default=batch_size, metavar="N", help=f"default {batch_size}")
+    rate = cli.positive(float)
+    add("--learning-rate", type=rate, default=learning_rate, metavar="X", help=f"default {learning_rate}")
+    add("--limit", type=whole, metavar="N", help="use at most N photos of each split, for a quick try")
+    add("--seed", type=cli.whole, default=0, metavar="N", help="of the split, the scenes, the weights")
+    text = f"default output/{recipe}, with other data output/{recipe}-DATA"
+    add("--output", type=pathlib.Path, metavar="DIR", help=text)
+    add("--resume", action="store_true", help="resume an interrupted run after its last finished epoch")
+    args = parser.parse_args()
+    name = recipe if args.data == pets.NAME else f"{recipe}-{flags.data_name(args.data)}"
+    default_output = files.ROOT / "output" / name
+    args.output = args.output.resolve() if args.output else default_output
+    args.model = files.ROOT / "weights" / name if args.output == default_output else args.output / "model"
+    files.check_writable(args.output, "--output")
+    files.check_writable(args.model.parent, "weights folder")
+    return args
+
+
+def _image_size(text: str) -> int:
+    size = int(cli.positive(int)(text))
+    if size % SIZE_STEP:
+        raise argparse.ArgumentTypeError(f"{size} is not a multiple of {SIZE_STEP}")
+    return size

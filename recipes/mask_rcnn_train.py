@@ -1,0 +1,67 @@
+"""A small Mask R-CNN of your own: finds and outlines cats and dogs, or what you have annotated.
+
+Trains a Mask R-CNN on MobileNetV2 by tf-models-official on Oxford-IIIT Pet, where each photo has one pet, or on a
+folder with COCO annotations. Scenes are composed anew in every epoch: photos at random scales, with more instances
+pasted into them (copy-paste), and some without any. Saves COCO's average precisions, curves, a mosaic and a SavedModel
+that mask_rcnn_hub.py takes.
+
+Needs:   two CPU cores and 6 GB of memory; at 320 px a step of 8 scenes takes 0.9 s.
+         The first run downloads 800 MB of photos and 9 MB of weights.
+Run:     python recipes/mask_rcnn_train.py                      train on Oxford-IIIT Pet
+         python recipes/mask_rcnn_train.py --data DIR           train on DIR/images and DIR/annotations.json
+         python recipes/mask_rcnn_hub.py cat.jpg --model weights/mask_rcnn_train \
+             --labels weights/mask_rcnn_train/label_map.pbtxt    use it
+Papers:  He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017;
+         Lin, Dollar, Girshick et al.: Feature Pyramid Networks for Object Detection, CVPR 2017;
+         Ghiasi et al.: Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation, CVPR 2021.
+"""
+
+from app import cli
+from app.detection import network, training
+
+import tf_keras
+
+IMAGE_SIZE = 320
+EPOCHS = 30
+BATCH_SIZE = 8
+LEARNING_RATE = 1e-3  # the peak, after the warm-up; it ends at 0
+WARM_UP = 100  # steps
+FILTERS = 96  # channels of the feature pyramid and the heads
+PROPOSALS = 100  # regions that the heads look at; they take as long as the rest of the network
+DETECTIONS = 20  # most instances in a photo
+WEIGHT_DECAY = 4e-5
+AVERAGING = 0.998  # of the weights: about the last 500 steps count
+
+
+@cli.program()
+def main() -> None:
+    run = training.start(
+        "mask_rcnn_train",
+        __doc__,
+        image_size=IMAGE_SIZE,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+    )
+    task = network.task(
+        run.image_size,
+        1 + len(run.source.categories),
+        filters=FILTERS,
+        proposals=PROPOSALS,
+        detections=DETECTIONS,
+        weight_decay=WEIGHT_DECAY,
+    )
+    model = task.build_model()
+    network.start_from_imagenet(model, run.encoder_weights)
+    steps = run.epochs * run.steps_per_epoch
+    warm_up = min(WARM_UP, steps // 5)
+    learning_rate = tf_keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warm_up, warmup_target=run.learning_rate, warmup_steps=warm_up
+    )
+    optimizer = tf_keras.optimizers.AdamW(learning_rate, global_clipnorm=10.0, use_ema=True, ema_momentum=AVERAGING)
+    run.fit(model, network.train_step(task, model, optimizer), optimizer)
+    run.report()
+
+
+if __name__ == "__main__":
+    main()

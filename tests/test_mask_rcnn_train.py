@@ -1,0 +1,89 @@
+"""A small Mask R-CNN from the command line: trained on own annotations, used, stopped and resumed."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+from app.detection import label_map
+
+import mask_rcnn_hub
+import mask_rcnn_train
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_annotations import change, write
+from test_own_data import make
+
+FLAGS = ("--image-size", 64, "--batch-size", 4, "--backbone-weights", "none")
+FILES = ["average_precision.png", "history.csv", "loss.png", "metrics.json", "model", "mosaic.png"]
+
+
+def rows(folder):
+    try:
+        return list(csv.DictReader((folder / "history.csv").open()))
+    except FileNotFoundError:
+        return []
+
+
+def test_train_and_use(command_line, tmp_path):
+    folder, output = write(tmp_path / "bugs", "a file a split"), tmp_path / "output"
+    flags = ("--data", folder, *FLAGS, "--epochs", 2, "--output", output)
+    status, out, err = command_line(mask_rcnn_train, *flags)
+    assert (status, err) == (0, "")
+    assert "64 px: 14 train, 3 validation, 3 test | CPU" in out.splitlines()[0]
+    assert sorted(path.name for path in output.iterdir()) == FILES
+    assert [row["epoch"] for row in rows(output)] == ["1", "2"] and "val_mask_ap" in rows(output)[0]
+    assert min(Image.open(output / "mosaic.png").size) > 300
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert {"box_ap", "box_ap50", "mask_ap", "mask_ap50"} < set(metrics["test"]) and metrics["train"]["epochs"] == 2
+    labels = output / "model" / "label_map.pbtxt"
+    assert label_map.read(labels) == {3: "leaf", 90: "bug"}
+
+    flags = ("--model", output / "model", "--labels", labels, "--min-score", 0, "--output", tmp_path / "found")
+    status, out, err = command_line(mask_rcnn_hub, folder / "images" / "scene 19.png", *flags)
+    assert (status, err) == (0, "") and "56 x 40" in out
+    found = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert found and {one["category_id"] for one in found} <= {3, 90}
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes(command_line, tmp_path):
+    """It ends with the same history as one that was not killed."""
+    folder = write(tmp_path / "bugs", "a file a split")
+    flags = ("--data", folder, *FLAGS, "--epochs", 3, "--output")
+    assert command_line(mask_rcnn_train, *flags, tmp_path / "whole")[0] == 0
+    killed = tmp_path / "killed"
+    command = [sys.executable, ROOT / "recipes" / "mask_rcnn_train.py", *flags, killed]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    while not (killed / "state.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    status, out, err = command_line(mask_rcnn_train, *flags, killed, "--resume", "--seed", 1)
+    assert status == 2 and "--seed was 0 and is 1" in err and err.count("\n") == 1
+    status, out, err = command_line(mask_rcnn_train, *flags, killed, "--resume")
+    assert (status, err) == (0, "") and "resuming after epoch" in out
+    for one, other in zip(rows(tmp_path / "whole"), rows(killed), strict=True):
+        assert {name: float(value) for name, value in one.items()} == pytest.approx(
+            {name: float(value) for name, value in other.items()}, abs=2e-3
+        )
+    status, out, _ = command_line(mask_rcnn_train, *flags, killed, "--resume")
+    assert status == 0 and "nothing to resume" in out
+
+
+def test_unusable_input(command_line, tmp_path):
+    bugs = write(tmp_path / "bugs")
+    change(bugs / "annotations.json", lambda content: content["images"][1].update(width=50))
+    for flags, words in (
+        (("--image-size", 100), "--image-size: 100 is not a multiple of 64"),
+        (("--data", make(tmp_path / "masks", 3)), "masks do not tell instances apart"),
+        (("--data", tmp_path / "nowhere"), "no such data set or folder"),
+        (("--data", bugs), "scene 1.png has 56 x 40 pixels, not 50 x 40"),
+    ):
+        output = tmp_path / "output"
+        status, _, err = command_line(mask_rcnn_train, "--backbone-weights", "none", *flags, "--output", output)
+        assert status == 2 and err.count("\n") == 1 and words in err, err
+        assert not output.exists()
