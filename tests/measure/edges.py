@@ -13,7 +13,8 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
 from app.photos import cutout, network
-from app.sources import folder
+from app.sources import folder, labels
+from app.sources.labels import BACKGROUND, BORDER, PET
 from common import scores
 
 import cv2
@@ -21,7 +22,6 @@ import numpy as np
 import unet_mobilenetv2
 
 TOLERANCE = 2  # pixels in a 500 px photo
-PET, BACKGROUND, BORDER = range(3)
 
 
 def nearest(photo, probabilities):
@@ -49,14 +49,6 @@ def _resized(photo, probabilities, interpolation):
 def _largest(probabilities):
     """The label map, and the probability of lying inside the border's midline."""
     return probabilities.argmax(-1).astype(np.uint8), probabilities[..., PET] + probabilities[..., BORDER] / 2
-
-
-def inside_outline(trimap):
-    """The pixels closer to the pet than to the background."""
-    to_pet, to_background = (
-        cv2.distanceTransform((trimap != part).astype(np.uint8), cv2.DIST_L2, 5) for part in (PET, BACKGROUND)
-    )
-    return to_pet < to_background
 
 
 def boundary_f_score(truth, predicted):
@@ -89,7 +81,7 @@ def main() -> None:
             matrices[way] += np.array(scores.confusion_matrix(trimap, label, 3))
             compared = [
                 (trimap != BACKGROUND, label != BACKGROUND),
-                (inside_outline(trimap), foreground > 0.5),
+                (labels.inside_outline(trimap), foreground > 0.5),
             ]
             pairs[way] += [[np.sum(one & other), np.sum(one | other)] for one, other in compared]
             f_scores[way].append([boundary_f_score(one, other) for one, other in compared])

@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from app.detection import scenes
+
 import cv2
 import matplotlib
 import numpy as np
@@ -40,9 +42,8 @@ class Instance(NamedTuple):
 
 def of_mask(mask: np.ndarray, name: str) -> Instance:
     """A true instance, of a mask [H, W] of the whole photo."""
-    (height, width), rows, columns = mask.shape, np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
-    return Instance(0, name, 1.0, box, mask, 0, 0)
+    (height, width), (top, left, bottom, right) = mask.shape, scenes.bounds(mask)
+    return Instance(0, name, 1.0, (top / height, left / width, bottom / height, right / width), mask, 0, 0)
 
 
 def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.ndarray:

@@ -26,6 +26,12 @@ class Scene(NamedTuple):
     masks: np.ndarray  # bool [n, H, W]; they may overlap
 
 
+def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of a mask [H, W] with at least one pixel; the last two are exclusive."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+
+
 def shrink(scene: Scene, side: int) -> Scene:
     """A scene whose longer side has at most `side` pixels."""
     height, width = scene.image.shape[:2]
@@ -93,8 +99,8 @@ def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
     """Pastes one instance of another scene at a random size and place, in front of what is there."""
     side = len(canvas.image)
     k = rng.integers(len(other.classes))
-    rows, columns = np.flatnonzero(other.masks[k].any(1)), np.flatnonzero(other.masks[k].any(0))
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    top, left, bottom, right = bounds(other.masks[k])
+    window = slice(top, bottom), slice(left, right)
     image, mask = other.image[window], other.masks[k][window].astype(np.float32)
     if rng.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
@@ -140,9 +146,8 @@ def targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     boxes, crops = np.zeros((len(scene.classes), 4), np.float32), []
     for box, mask in zip(boxes, scene.masks, strict=True):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box[:] = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
-        crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
+        box[:] = top, left, bottom, right = bounds(mask)
+        crop = mask[top:bottom, left:right].astype(np.float32)
         small = min(crop.shape) >= MASK_SIDE
         crops.append(
             cv2.resize(crop, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA if small else cv2.INTER_LINEAR)

@@ -8,15 +8,14 @@ from typing import NamedTuple
 from app.cli import InputError
 from app.detection import scenes
 from app.photos import photos
-from app.sources import Example, coco, folder, pets
+from app.sources import Example, coco, folder, labels, pets
 from common import data
 from common.scores import TRIMAP
 
-import cv2
 import numpy as np
+import tensorflow as tf
 
 PETS = {17: "cat", 18: "dog"}  # as in COCO's label map
-PET, BACKGROUND, _ = range(3)  # as in TRIMAP
 
 
 class Source(NamedTuple):
@@ -26,6 +25,11 @@ class Source(NamedTuple):
     train: list[Callable[[], scenes.Scene]]
     validation: list[Callable[[], scenes.Scene]]
     test: list[Callable[[], scenes.Scene]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Photos of each split."""
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
 
 
 def load(name: str, data_dir: str | None = None, seed: int = 0, limit: int | None = None) -> Source:
@@ -75,10 +79,9 @@ def _own(path: pathlib.Path, seed: int) -> Source:
         raise InputError(f"--data {path}: masks do not tell instances apart; annotate them, and export them as COCO")
     splits = {"train": found.train, "validation": found.validation, "test": found.test}
     if not found.validation:
-        order = np.random.default_rng(seed).permutation(len(found.train))
-        held_out = set(order[: max(1, round(found.validation_share * len(order)))].tolist())
-        splits["train"] = [example for index, example in enumerate(found.train) if index not in held_out]
-        splits["validation"] = [found.train[index] for index in sorted(held_out)]
+        parts = data.split(tf.data.Dataset.range(len(found.train)), found.validation_share, seed)
+        numbers_of = (part.as_numpy_iterator() for part in parts)
+        splits["train"], splits["validation"] = ([found.train[index] for index in part] for part in numbers_of)
     readers = ([functools.partial(read, example) for example in part] for part in splits.values())
     return Source(categories, *readers)
 
@@ -104,10 +107,6 @@ def pet_scene(image: np.ndarray, label: np.ndarray, is_cat: bool) -> scenes.Scen
       label: uint8 [H, W], 0 = pet, 1 = background, 2 = border.
       is_cat: or a dog.
     """
-    if not (label == PET).any():
+    if not (label == labels.PET).any():
         return scenes.nothing(image)
-    to_pet, to_background = (
-        cv2.distanceTransform((label != part).astype(np.uint8), cv2.DIST_L2, 5) for part in (PET, BACKGROUND)
-    )
-    is_pet = to_pet < to_background if (label == BACKGROUND).any() else np.ones(label.shape, bool)
-    return scenes.Scene(image, np.array([1 if is_cat else 2], np.int32), is_pet[np.newaxis])
+    return scenes.Scene(image, np.array([1 if is_cat else 2], np.int32), labels.inside_outline(label)[np.newaxis])

@@ -47,8 +47,7 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
     tf_keras.utils.set_random_seed(args.seed)
     encoder_weights = encoders.weights_file(encoders.MOBILENETV2, args.backbone_weights)
     source = sources.load(args.data, args.data_dir, args.seed, args.limit)
-    counts = {split: len(getattr(source, split)) for split in ("train", "validation", "test")}
-    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+    listed = ", ".join(f"{count} {split}" for split, count in source.counts.items())
     print(f"{recipe} | {args.data}, {args.image_size} px: {listed} | {device.description(gpus)}", flush=True)
     return Run(recipe, {"recipe": recipe, **vars(args)}, source, encoder_weights, device.description(gpus))
 
@@ -127,7 +126,7 @@ class Run:
                 if not math.isfinite(losses[-1]["total_loss"]):
                     raise cli.InputError("the loss is not finite: start again with a smaller --learning-rate")
             row = {"loss": np.mean([loss["total_loss"] for loss in losses])}
-            row |= {name: np.mean([loss[name] for loss in losses]) for name in losses[0] if name in LOSSES}
+            row |= {name: np.mean([loss[name] for loss in losses]) for name in LOSSES}
             own = [variable.numpy() for variable in model.trainable_variables]
             optimizer.finalize_variable_values(model.trainable_variables)  # the averages
             scores = precision.average_precision(self.source.validation, self.category_ids, detect)
@@ -148,8 +147,8 @@ class Run:
 
     def _settings(self) -> dict[str, Any]:
         names = ("data", "image_size", "epochs", "batch_size", "learning_rate", "backbone_weights", "limit", "seed")
-        counts = {split: len(getattr(self.source, split)) for split in ("train", "validation", "test")}
-        return {name: self.config[name] for name in names} | {"images": counts, "classes": self.source.categories}
+        facts = {"images": self.source.counts, "classes": self.source.categories}
+        return {name: self.config[name] for name in names} | facts
 
     def _resume(self, keep: SimpleNamespace, settings: dict[str, Any]) -> None:
         if not self.config["resume"]:

@@ -5,11 +5,13 @@ import re
 
 from app.cli import InputError
 
+import cv2
 import numpy as np
 from PIL import Image
 
 IGNORED = 255  # the label of pixels that count neither in the loss nor in a score
 MOST_CLASSES = 255
+PET, BACKGROUND, BORDER = range(3)  # of a trimap
 IGNORE_LINE = re.compile(r"255\b|ignored?\W*(255)?\W*$", re.IGNORECASE)
 
 
@@ -30,6 +32,14 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
         raise
     except Exception as error:  # each of Pillow's formats fails in its own way
         raise InputError(f"{path}: unreadable mask ({' '.join(str(error).split())})") from error
+
+
+def inside_outline(trimap: np.ndarray) -> np.ndarray:
+    """The pixels of a trimap, uint8 [H, W], that are closer to the pet than to the background: bool [H, W]."""
+    to_pet, to_background = (
+        cv2.distanceTransform((trimap != part).astype(np.uint8), cv2.DIST_L2, 5) for part in (PET, BACKGROUND)
+    )
+    return to_pet < to_background if (trimap == BACKGROUND).any() else np.ones(trimap.shape, bool)
 
 
 def read_class_names(path: pathlib.Path) -> tuple[tuple[str, ...] | None, bool]:
