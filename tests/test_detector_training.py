@@ -102,7 +102,7 @@ def test_steps_and_an_export(tmp_path):
     first, last = (np.mean([entry["model_loss"] for entry in part]) for part in (losses[:3], losses[-3:]))
     assert last < 0.8 * first
 
-    export.save(model, SIDE, (17, 90), tmp_path / "model")
+    export.save(export.Detector(model, SIDE, (17, 90)), tmp_path / "model")
     detect_all = detector.from_saved_model((str(tmp_path / "model"),))
     for shape in ((60, 90, 3), (300, 40, 3), (1, 1, 3)):
         photo = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)

@@ -13,6 +13,7 @@ class Detector(tf.Module):
     """From a photo, uint8 [1, H, W, 3], to its instances; see detector.py for the outputs.
 
     It keeps the variables only. TensorFlow would trace a Keras model for training too, which this one does not survive.
+    The network's classes 1, 2, ... are the categories of `category_ids`.
     """
 
     def __init__(self, model: tf_keras.Model, image_size: int, category_ids: Sequence[int]):
@@ -41,8 +42,7 @@ class Detector(tf.Module):
         self.detect = detect
 
 
-def save(model: tf_keras.Model, image_size: int, category_ids: Sequence[int], folder: pathlib.Path) -> None:
-    """Writes the SavedModel of a detector whose classes 1, 2, ... are these categories."""
-    detector = Detector(model, image_size, category_ids)
+def save(detector: Detector, folder: pathlib.Path) -> None:
+    """Writes a detector as a SavedModel."""
     signature = detector.detect.get_concrete_function()
     tf.saved_model.save(detector, str(folder), signatures={"serving_default": signature})

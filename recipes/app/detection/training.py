@@ -134,7 +134,7 @@ class Run:
             self.rows.append({"epoch": len(self.rows) + 1, **{name: float(value) for name, value in row.items()}})
             if row[SCORE] > self.best or not self.model_path.exists():
                 self.best = max(self.best, row[SCORE])
-                self._export(model)
+                self._export(exported)
             state.assign(model.trainable_variables, own)
             self.seconds += time.perf_counter() - began
             self._save(keep, settings)
@@ -173,12 +173,12 @@ class Run:
         facts = {"about": settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
         state.save(self.output, keep, facts)
 
-    def _export(self, model: tf_keras.Model) -> None:
+    def _export(self, exported: export.Detector) -> None:
         """Writes the SavedModel and its label map; the folder is complete or that of an earlier epoch."""
         self.model_path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.model_path.parent, prefix=".model-") as temporary:
             new = pathlib.Path(temporary, "new")
-            export.save(model, self.image_size, self.category_ids, new)
+            export.save(exported, new)
             label_map.write(new / report.LABELS, self.source.categories)
             if self.model_path.exists():
                 self.model_path.rename(pathlib.Path(temporary, "old"))
