@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from app.detection import network
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -30,16 +31,27 @@ class Detector(tf.Module):
             image = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]], constant_values=128)
             image = tf.ensure_shape(network.normalize(image), (image_size, image_size, 3))
             found = model(image[tf.newaxis], image_shape=fitted[tf.newaxis], training=False)
+            spread = tf.constant(_spread(found["detection_masks"].shape[-1]), tf.float32)
             boxes = tf.clip_by_value(found["detection_boxes"] / tf.tile(fitted, [2]), 0.0, 1.0)
             return {
                 "detection_boxes": boxes,
                 "detection_classes": tf.cast(tf.gather(self.category_ids, found["detection_classes"]), tf.float32),
                 "detection_scores": found["detection_scores"],
-                "detection_masks": found["detection_masks"],
+                "detection_masks": tf.einsum("yh,bnhw,xw->bnyx", spread, found["detection_masks"], spread),
                 "num_detections": tf.cast(found["num_detections"], tf.float32),
             }
 
         self.detect = detect
+
+
+def _spread(samples: int) -> np.ndarray:
+    """Weights [2 samples, samples] that enlarge the rows or columns of a mask, from its box's edge to edge.
+
+    The network's samples lie in the middle of their parts of the box; readers expect the first and the last on its
+    edges.
+    """
+    places = np.clip(np.linspace(0, samples, 2 * samples) - 0.5, 0, samples - 1)
+    return np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(samples)))
 
 
 def save(detector: Detector, folder: pathlib.Path) -> None:

@@ -25,6 +25,8 @@ warnings.filterwarnings(
 LEVELS = 3, 6  # of the feature pyramid: strides 8 to 64
 MOST_INSTANCES = 16  # per photo, in training
 ANCHORS = {"num_scales": 1, "aspect_ratios": [0.5, 1.0, 2.0], "anchor_size": 3.0}  # sides 24, 48, 96, 192 pixels
+HUBER_DELTA = 0.2  # of box errors; 1 is a tenth of the box's side
+FROZEN = 9  # first layers of the encoder that keep ImageNet's weights: strides 2 and 4 (a sixth of the time)
 SAMPLED_ANCHORS, SAMPLED, SAMPLED_MASKS = 256, 64, 16  # per photo, that the losses look at
 
 
@@ -50,8 +52,10 @@ def task(
             backbone=backbones.Backbone(type="mobilenet", mobilenet=backbones.MobileNet(model_id="MobileNetV2")),
             decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(num_filters=filters, use_separable_conv=True)),
             rpn_head=maskrcnn.RPNHead(num_filters=filters, use_separable_conv=True),
-            detection_head=maskrcnn.DetectionHead(num_filters=filters, use_separable_conv=True, fc_dims=256),
-            mask_head=maskrcnn.MaskHead(num_filters=filters, use_separable_conv=True),
+            detection_head=maskrcnn.DetectionHead(
+                num_filters=filters, use_separable_conv=True, fc_dims=256, class_agnostic_bbox_pred=True
+            ),
+            mask_head=maskrcnn.MaskHead(num_filters=filters, use_separable_conv=True, class_agnostic=True),
             roi_generator=maskrcnn.ROIGenerator(
                 pre_nms_top_k=2 * proposals,
                 num_proposals=2 * proposals,
@@ -68,7 +72,13 @@ def task(
             ),
         ),
         # The library divides this loss by the regions sampled for the classes, not by those of the proposals.
-        losses=maskrcnn.Losses(l2_weight_decay=weight_decay, rpn_score_weight=SAMPLED / SAMPLED_ANCHORS),
+        # From a fiftieth of a box's side on, errors of boxes count by their size (Huber), not by its square.
+        losses=maskrcnn.Losses(
+            l2_weight_decay=weight_decay,
+            rpn_score_weight=SAMPLED / SAMPLED_ANCHORS,
+            frcnn_huber_loss_delta=HUBER_DELTA,
+            frcnn_box_weight=1 / HUBER_DELTA,
+        ),
     )
     return tasks.MaskRCNNTask(config)
 
@@ -78,6 +88,8 @@ def start_from_imagenet(model: tf_keras.Model, weights: str | None) -> None:
     model.backbone.layers[-2].trainable = False  # a last convolution for classifiers, which nothing uses
     if weights is None:
         return
+    for layer in model.backbone.layers[:FROZEN]:
+        layer.trainable = False
     encoder = keras.applications.MobileNetV2(include_top=False, weights=weights)
     for ours, theirs in zip(_by_kind(model.backbone), _by_kind(encoder), strict=True):
         for variable, value in zip(ours, theirs, strict=True):

@@ -13,8 +13,11 @@ import numpy as np
 SHARE_PASTED = 0.5  # of the photos that get more instances
 MOST_PASTED = 3
 PASTED_SIZE = (0.2, 0.7)  # of the photo's side: the longer side of a pasted instance
-SCALE = (0.6, 1.4)  # of the size at which a photo fits
+SHARE_DECOYS = 0.2  # of what is pasted: outlines of instances with the pixels of something else
+SCALE = (0.7, 1.5)  # of the size at which a photo fits
+MOST_ENLARGED = 2.0  # times; beyond it a small photo is but a blur
 LEAST_VISIBLE = 0.2  # of an instance: with less it is left out
+DECOY = 0  # the class of an outline that is nothing
 MASK_SIDE = 56  # pixels of the masks to learn, twice as many as the network gives
 
 
@@ -65,14 +68,16 @@ def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Ge
 
     Args:
       rng: the source of all randomness.
-      scene: the photo to begin with; without instances it stays a photo of nothing.
+      scene: the photo to begin with.
       draw: another scene, to take instances from.
       side: of the square, pixels.
     """
     canvas = _place(rng, scene, side)
-    if len(scene.classes) and rng.random() < SHARE_PASTED:
+    if rng.random() < SHARE_PASTED:
         for _ in range(rng.integers(1, MOST_PASTED + 1)):
             other = draw(rng)
+            if rng.random() < SHARE_DECOYS:
+                other = _disguise(rng, other, draw(rng))
             if len(other.classes):
                 canvas = _paste(rng, canvas, other)
     if rng.random() < 0.5:
@@ -83,7 +88,7 @@ def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Ge
 def _place(rng: np.random.Generator, scene: Scene, side: int) -> Scene:
     """A scene at a random scale and place in a square; what is outside of it is cut off, what is missing grey."""
     height, width = scene.image.shape[:2]
-    scale = side / max(height, width) * np.exp(rng.uniform(*np.log(SCALE)))
+    scale = min(MOST_ENLARGED, side / max(height, width) * np.exp(rng.uniform(*np.log(SCALE))))
     free_x, free_y = side - width * scale, side - height * scale
     matrix = np.float32([[scale, 0, free_x * rng.random()], [0, scale, free_y * rng.random()]])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -104,7 +109,7 @@ def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
     image, mask = other.image[window], other.masks[k][window].astype(np.float32)
     if rng.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
-    scale = side * rng.uniform(*PASTED_SIZE) / max(mask.shape)
+    scale = min(MOST_ENLARGED, side * rng.uniform(*PASTED_SIZE) / max(mask.shape))
     size = max(4, round(mask.shape[1] * scale)), max(4, round(mask.shape[0] * scale))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     alpha = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
@@ -120,8 +125,16 @@ def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
     pasted[place] = alpha > 0.5
     masks = [mask & ~pasted for mask in canvas.masks]
     kept = [n for n, mask in enumerate(masks) if mask.sum() > LEAST_VISIBLE * canvas.masks[n].sum()]
-    classes = np.append(canvas.classes[kept], other.classes[k]).astype(np.int32)
-    return Scene(pixels, classes, _stack([*(masks[n] for n in kept), pasted], side))
+    classes, masks = canvas.classes[kept], [masks[n] for n in kept]
+    if other.classes[k] != DECOY:
+        classes, masks = np.append(classes, other.classes[k]).astype(np.int32), [*masks, pasted]
+    return Scene(pixels, classes, _stack(masks, side))
+
+
+def _disguise(rng: np.random.Generator, scene: Scene, other: Scene) -> Scene:
+    """Decoys: the outlines of a scene's instances, with the background of another photo in them."""
+    background = cv2.resize(erase(rng, other).image, scene.image.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return Scene(background, np.full_like(scene.classes, DECOY), scene.masks)
 
 
 def _recolour(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

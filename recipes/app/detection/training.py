@@ -25,7 +25,8 @@ import tf_keras
 from tqdm import tqdm
 
 SIZE_STEP = 64  # the stride of the coarsest level
-NOTHING = 0.12  # of the scenes have no instance
+NOTHING = 0.2  # of the scenes begin without an instance
+DRAWN = 0.3  # of these: a drawn background, the others a photo whose instances are filled in
 LOSSES = ("rpn_score_loss", "rpn_box_loss", "frcnn_cls_loss", "frcnn_box_loss", "mask_loss")  # parts of the total
 SCORE = "val_mask_ap"  # chooses the best epoch
 LEAST_SCORE = 0.05  # of a detection
@@ -87,7 +88,7 @@ class Run:
         rng = np.random.default_rng([self.config["seed"], number])
         base = self._draw_photo(rng)
         if rng.random() < NOTHING:
-            is_drawn = rng.random() < 0.5
+            is_drawn = rng.random() < DRAWN
             image = synthetic.draw_background(rng, self.image_size) if is_drawn else None
             base = scenes.nothing(image) if is_drawn else scenes.erase(rng, base)
         return scenes.compose(rng, base, self._draw_photo, self.image_size)
