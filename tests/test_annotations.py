@@ -294,6 +294,10 @@ PROBLEMS = {
     "outside": (segmentation([[1, 1, 99, 9, 5, 30]]), "a polygon outside of the image: 99 is not in 0 to 56"),
     "huge": (segmentation([[1, 1, 9, 10**400, 5, 30]]), "a polygon outside of the image: 1000000"),
     "not finite": (segmentation([[1, 1, 9, float("nan"), 5, 30]]), "a polygon outside of the image: nan"),
+    "box": (
+        lambda c: c["annotations"][4].update(bbox=[20, 5, 50, 9]),
+        "a box outside of the image, [20, 5, 50, 9] in 56",
+    ),
     "words": (segmentation([["a", 1, 9, 9, 5, 30]]), "a polygon has to be a list of numbers"),
     "flat": (segmentation([1, 1, 9, 9, 5, 30]), "a polygon has to be a list of numbers"),
     "box only": (segmentation([]), "it has neither a polygon nor a mask"),

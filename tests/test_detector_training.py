@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from test_annotations import annotate, write
+from test_annotations import annotate, change, write
 from test_own_data import make
 
 SIDE = 64
@@ -102,12 +102,12 @@ def test_steps_and_an_export(tmp_path):
     first, last = (np.mean([entry["model_loss"] for entry in part]) for part in (losses[:3], losses[-3:]))
     assert last < 0.8 * first
 
-    export.save(export.Detector(model, SIDE, (17, 90)), tmp_path / "model")
+    export.save(export.detector(model, SIDE, (17, 90)), model, tmp_path / "model")
     detect_all = detector.from_saved_model((str(tmp_path / "model"),))
     for shape in ((60, 90, 3), (300, 40, 3), (1, 1, 3)):
         photo = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
         answer = {name: tensor.numpy() for name, tensor in detect_all(photo).items()}
-        assert answer["detection_masks"].shape == (1, 5, 28, 28) and set(answer["detection_classes"][0]) <= {17, 90}
+        assert answer["detection_masks"].shape == (1, 5, 56, 56) and set(answer["detection_classes"][0]) <= {17, 90}
         for name in ("detection_boxes", "detection_scores", "detection_masks"):
             assert answer[name].min() >= 0 and answer[name].max() <= 1
         found = detector.detect(detect_all, photo, {17: "red", 90: "green"}, 0.0, 5)
@@ -158,6 +158,18 @@ def test_scenes_of_annotations(tmp_path):
         sources.load(str(make(tmp_path / "masks", 3)))
     with pytest.raises(InputError, match="no such data set or folder"):
         sources.load("synthetic")
+
+
+def test_categories_without_instances_are_left_out(tmp_path, capsys):
+    folder = write(tmp_path / "bugs", "a file a split")
+    change(folder / "train.json", lambda content: content["categories"].append({"id": 7, "name": "stone"}))
+    found = sources.load(str(folder))
+    assert found.categories == {3: "leaf", 90: "bug"} and found.train[0]().classes.tolist() == [1, 2, 2]
+    out = capsys.readouterr().out.splitlines()
+    assert f"--data {folder}: categories without an instance to train with, left out: stone" in out
+    change(folder / "train.json", lambda content: [one.update(iscrowd=1) for one in content["annotations"]])
+    with pytest.raises(InputError, match="no category has an instance to train with"):
+        sources.load(str(folder))
 
 
 def test_scenes_of_pets(shared, tmp_path):

@@ -325,15 +325,32 @@ def test_many_kinds_in_one_photo():
     assert len(instances.summary(found[-1:] * 2)) <= 32 and instances.summary([]) == "nothing"
 
 
-def test_no_model_available(command_line, drawn, weights, tmp_path, monkeypatch):
+def test_without_a_network_the_small_model_steps_in(command_line, weights, tmp_path, monkeypatch):
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, NO_PROXY)
-    status, out, err = command_line(mask_rcnn_hub, next(iter(drawn[1])), "--output", tmp_path / "output")
-    assert status == 2 and err.count("\n") == 1, err
-    assert [line.split()[0] for line in out.splitlines()].count("downloading") == 2
+    photo, answers = mask_rcnn_hub.PHOTOS / "cat.jpg", []
+    for flags in ((), ("--model", "small")):
+        output = tmp_path / f"output {len(flags)}"
+        status, out, err = command_line(mask_rcnn_hub, photo, "--output", output, *flags)
+        assert (status, err) == (0, "") and "  1 cat  " in out
+        answers.append((out, (output / "detections.json").read_text()))
+    (without, found), (asked, same) = answers
+    assert found == same
+    lines = without.splitlines()
+    assert [line.split()[0] for line in lines].count("downloading") == 2 and "downloading" not in asked
+    (line,) = (line for line in lines if "cats and dogs only" in line)
+    assert "could not be had" in line and "could not be had" not in asked
     for words in (*mask_rcnn_hub.MODELS, "tfhub.dev, or no answer", "by hand", "--model FILE.tar.gz"):
-        assert words in err
-    assert list(weights.iterdir()) == [] and not (tmp_path / "output").exists()
+        assert words in line
+    assert [path.name[:15] for path in weights.iterdir()] == ["mask_rcnn_pets-"]
+
+
+def test_the_small_model_outlines_the_cat_and_nothing_else(command_line, tmp_path):
+    """Its box and its outline are those of the cat, drawn by hand; the portrait and the coffee have no pet."""
+    status, out, err = command_line(mask_rcnn_hub, "--model", "small", "--min-score", 0.5, "--output", tmp_path)
+    assert (status, err) == (0, "") and out.count("  nothing  ") == 2
+    (cat,) = json.loads((tmp_path / "detections.json").read_text())
+    assert cat["category_id"] == 17
 
 
 def test_damaged_cached_model(command_line, drawn, weights, http_server, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from test_annotations import change, write
 from test_own_data import make
 
 FLAGS = ("--image-size", 64, "--batch-size", 4, "--backbone-weights", "none")
-FILES = ["average_precision.png", "history.csv", "loss.png", "metrics.json", "model", "mosaic.png"]
+FILES = ["average_precision.png", "history.csv", "loss.png", "mask_rcnn_train", "metrics.json", "mosaic.png"]
 
 
 def rows(folder):
@@ -38,28 +39,44 @@ def test_train_and_use(command_line, tmp_path):
     assert min(Image.open(output / "mosaic.png").size) > 300
     metrics = json.loads((output / "metrics.json").read_text())
     assert {"box_ap", "box_ap50", "mask_ap", "mask_ap50"} < set(metrics["test"]) and metrics["train"]["epochs"] == 2
-    labels = output / "model" / "label_map.pbtxt"
+    model = output / "mask_rcnn_train"
+    labels = model / "label_map.pbtxt"
     assert label_map.read(labels) == {3: "leaf", 90: "bug"}
 
-    flags = ("--model", output / "model", "--labels", labels, "--min-score", 0, "--output", tmp_path / "found")
+    flags = (
+        "--model",
+        output / "mask_rcnn_train",
+        "--labels",
+        labels,
+        "--min-score",
+        0,
+        "--output",
+        tmp_path / "found",
+    )
     status, out, err = command_line(mask_rcnn_hub, folder / "images" / "scene 19.png", *flags)
-    assert (status, err) == (0, "") and "56 x 40" in out
+    assert (status, err) == (0, "") and "56 x 40" in out and "it lacks" not in out
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
     assert found and {one["category_id"] for one in found} <= {3, 90}
+    labels.write_text("item { id: 80 display_name: 'toaster' }")
+    status, out, err = command_line(mask_rcnn_hub, folder / "images" / "scene 19.png", *flags)
+    assert (status, err) == (0, "") and "label_map.pbtxt: it lacks the class ids " in out
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes(command_line, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_resumes(command_line, tmp_path, stop):
     """With the epochs that were finished; random samples of the library are others, so the next epochs differ."""
     folder, output = write(tmp_path / "bugs", "a file a split"), tmp_path / "output"
     flags = ("--data", folder, *FLAGS, "--epochs", 3, "--output", output)
     command = [sys.executable, ROOT / "recipes" / "mask_rcnn_train.py", *flags]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not (output / "state.npz").exists():
         assert process.poll() is None
         time.sleep(0.1)
-    process.kill()
-    process.wait()
+    process.send_signal(stop)
+    _, err = process.communicate()
+    if stop == signal.SIGINT:
+        assert process.returncode == 130 and "stopped; finished epochs are kept" in err.splitlines()[-1]
     finished = rows(output)
     status, out, err = command_line(mask_rcnn_train, *flags, "--resume", "--seed", 1)
     assert status == 2 and "--seed was 0 and is 1" in err and err.count("\n") == 1
@@ -78,6 +95,7 @@ def test_unusable_input(command_line, tmp_path):
         (("--image-size", 100), "--image-size: 100 is not a multiple of 64"),
         (("--data", make(tmp_path / "masks", 3)), "masks do not tell instances apart"),
         (("--data", tmp_path / "nowhere"), "no such data set or folder"),
+        (("--check-data",), "--check-data: needs a folder"),
         (("--data", bugs), "scene 1.png has 56 x 40 pixels, not 50 x 40"),
     ):
         output = tmp_path / "output"

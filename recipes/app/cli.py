@@ -70,6 +70,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:600] or type(error).__name__
 
 
+def listed(values: Sequence) -> str:
+    """Values as part of a line: the first six, and how many more."""
+    return ", ".join(map(str, values[:6])) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows of cells in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,11 +1,13 @@
 """Files that are either complete or absent."""
 
 import contextlib
+import json
 import os
 import pathlib
 import platform
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from app.cli import InputError
 
@@ -57,6 +59,11 @@ def remove_leftovers(folder: pathlib.Path) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as JSON; a path in it becomes text."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def check_writable(folder: pathlib.Path, flag: str) -> None:

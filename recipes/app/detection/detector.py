@@ -20,7 +20,7 @@ PHOTO = tf.TensorSpec((1, None, None, 3), tf.uint8)
 MASK_THRESHOLD = 0.5  # of the probability that a pixel belongs to the object
 
 
-def from_saved_model(handles: Sequence[str], advice: str = "") -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
+def from_saved_model(handles: Sequence[str]) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
     """Loads a detector: a function from a photo, uint8 [H, W, 3], to the tensors named in OUTPUTS.
 
     For N detections, by descending score: boxes [1, N, 4] (ymin, xmin, ymax, xmax as fractions of height and width),
@@ -28,14 +28,13 @@ def from_saved_model(handles: Sequence[str], advice: str = "") -> Callable[[np.n
 
     Args:
       handles: of the same model, tried in turn; see saved_models.py.
-      advice: what to do if none is available.
     Raises:
       InputError: if the model is not available, or does not detect instances.
     """
     try:
         loaded = saved_models.first_available(handles)
     except InputError as error:
-        raise InputError(f"--model: {error}{advice}") from error
+        raise InputError(f"--model: {error}") from error
     what = f"--model {handles[0]}: not a detector of instances"
     signature = loaded.signatures.get("serving_default")
     if signature is None:

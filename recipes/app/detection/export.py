@@ -1,47 +1,44 @@
 """Trained detectors as SavedModels, with the inputs and outputs of Mask R-CNN on TensorFlow Hub."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.detection import network
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+PHOTO = tf.TensorSpec((1, None, None, 3), tf.uint8, name="input_tensor")
 
 
-class Detector(tf.Module):
-    """From a photo, uint8 [1, H, W, 3], to its instances; see detector.py for the outputs.
+def detector(model: tf_keras.Model, image_size: int, category_ids: Sequence[int]) -> tf.types.experimental.Callable:
+    """A function from a photo, uint8 [1, H, W, 3], to its instances; see detector.py for the outputs.
 
-    It keeps the variables only. TensorFlow would trace a Keras model for training too, which this one does not survive.
     The network's classes 1, 2, ... are the categories of `category_ids`.
     """
 
-    def __init__(self, model: tf_keras.Model, image_size: int, category_ids: Sequence[int]):
-        super().__init__()
-        self.weights = model.variables
-        self.category_ids = tf.constant([0, *category_ids], tf.int32)  # class 0 is the background
+    @tf.function(input_signature=[PHOTO])
+    def detect(input_tensor):
+        shape = tf.cast(tf.shape(input_tensor)[1:3], tf.float32)
+        fitted = tf.maximum(tf.round(shape * tf.reduce_min(image_size / shape)), 1.0)
+        image = tf.image.resize(input_tensor[0], tf.cast(fitted, tf.int32), antialias=True)
+        padding = tf.cast(image_size - fitted, tf.int32)
+        image = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]], constant_values=128)
+        image = tf.ensure_shape(network.normalize(image), (image_size, image_size, 3))
+        found = model(image[tf.newaxis], image_shape=fitted[tf.newaxis], training=False)
+        spread = tf.constant(_spread(found["detection_masks"].shape[-1]), tf.float32)
+        ids = tf.constant([0, *category_ids], tf.int32)  # class 0 is the background
+        return {
+            "detection_boxes": tf.clip_by_value(found["detection_boxes"] / tf.tile(fitted, [2]), 0.0, 1.0),
+            "detection_classes": tf.cast(tf.gather(ids, found["detection_classes"]), tf.float32),
+            "detection_scores": found["detection_scores"],
+            "detection_masks": tf.einsum("yh,bnhw,xw->bnyx", spread, found["detection_masks"], spread),
+            "num_detections": tf.cast(found["num_detections"], tf.float32),
+        }
 
-        @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.uint8, name="input_tensor")])
-        def detect(input_tensor):
-            shape = tf.cast(tf.shape(input_tensor)[1:3], tf.float32)
-            fitted = tf.maximum(tf.round(shape * tf.reduce_min(image_size / shape)), 1.0)
-            image = tf.image.resize(input_tensor[0], tf.cast(fitted, tf.int32), antialias=True)
-            padding = tf.cast(image_size - fitted, tf.int32)
-            image = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]], constant_values=128)
-            image = tf.ensure_shape(network.normalize(image), (image_size, image_size, 3))
-            found = model(image[tf.newaxis], image_shape=fitted[tf.newaxis], training=False)
-            spread = tf.constant(_spread(found["detection_masks"].shape[-1]), tf.float32)
-            boxes = tf.clip_by_value(found["detection_boxes"] / tf.tile(fitted, [2]), 0.0, 1.0)
-            return {
-                "detection_boxes": boxes,
-                "detection_classes": tf.cast(tf.gather(self.category_ids, found["detection_classes"]), tf.float32),
-                "detection_scores": found["detection_scores"],
-                "detection_masks": tf.einsum("yh,bnhw,xw->bnyx", spread, found["detection_masks"], spread),
-                "num_detections": tf.cast(found["num_detections"], tf.float32),
-            }
-
-        self.detect = detect
+    return detect
 
 
 def _spread(samples: int) -> np.ndarray:
@@ -54,7 +51,36 @@ def _spread(samples: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(samples)))
 
 
-def save(detector: Detector, folder: pathlib.Path) -> None:
-    """Writes a detector as a SavedModel."""
-    signature = detector.detect.get_concrete_function()
-    tf.saved_model.save(detector, str(folder), signatures={"serving_default": signature})
+def save(detect: Callable, model: tf_keras.Model, folder: pathlib.Path) -> None:
+    """Writes a detector as a SavedModel, its weights as constants in float16.
+
+    Without variables, TensorFlow does not try to trace the network for training, which it does not survive.
+    """
+    frozen = convert_variables_to_constants_v2(detect.get_concrete_function())
+    graph, names = frozen.graph.as_graph_def(), [output.name for output in frozen.outputs]
+    weights = {variable.numpy().tobytes() for variable in model.variables}
+    for node in list(graph.node):
+        if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum:
+            values = tf.make_ndarray(node.attr["value"].tensor)
+            if values.tobytes() in weights:
+                _halve(graph, node, values)
+
+    @tf.function(input_signature=[PHOTO])
+    def restored(input_tensor):
+        outputs = tf.graph_util.import_graph_def(graph, {PHOTO.name: input_tensor}, names)
+        return tf.nest.pack_sequence_as(detect.get_concrete_function().structured_outputs, outputs)
+
+    module = tf.Module()
+    module.detect = restored
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": restored})
+
+
+def _halve(graph: tf.compat.v1.GraphDef, node: tf.compat.v1.NodeDef, values: np.ndarray) -> None:
+    """Replaces a constant by a cast from float16."""
+    half = graph.node.add(name=f"{node.name}/half", op="Const")
+    half.attr["dtype"].type = tf.float16.as_datatype_enum
+    half.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values.astype(np.float16)))
+    node.op = "Cast"
+    node.attr.clear()
+    node.input.append(half.name)
+    node.attr["SrcT"].type, node.attr["DstT"].type = tf.float16.as_datatype_enum, tf.float32.as_datatype_enum

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from app.cli import InputError
+from app.cli import InputError, listed
 from app.detection import scenes
 from app.photos import photos
 from app.sources import Example, coco, folder, labels, pets
@@ -70,7 +70,7 @@ def _pets(data_dir: str | None, seed: int) -> Source:
 def _own(path: pathlib.Path, seed: int) -> Source:
     found = folder.checked(path, seed)
     if found.layout.categories:
-        categories = found.layout.categories
+        categories = _with_instances(path, found)
         numbers = {name: number for number, name in enumerate(categories.values(), 1)}
         read = functools.partial(annotated_scene, numbers)
     elif found.class_names == TRIMAP:
@@ -84,6 +84,17 @@ def _own(path: pathlib.Path, seed: int) -> Source:
         splits["train"], splits["validation"] = ([found.train[index] for index in part] for part in numbers_of)
     readers = ([functools.partial(read, example) for example in part] for part in splits.values())
     return Source(categories, *readers)
+
+
+def _with_instances(path: pathlib.Path, found: folder.Survey) -> dict[int, str]:
+    """The categories of which there are instances to train with; says which are left out."""
+    names = {one.name for example in found.train for one in example.annotations if not one.is_crowd}
+    empty = [name for name in found.layout.categories.values() if name not in names]
+    if len(empty) == len(found.layout.categories):
+        raise InputError(f"--data {path}: no category has an instance to train with ({listed(empty)})")
+    if empty:
+        print(f"--data {path}: categories without an instance to train with, left out: {listed(empty)}")
+    return {number: name for number, name in found.layout.categories.items() if name in names}
 
 
 def annotated_scene(numbers: dict[str, int], example: Example) -> scenes.Scene:

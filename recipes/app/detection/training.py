@@ -1,9 +1,7 @@
 """The training of a detector, from its command line to its report."""
 
 import argparse
-import csv
 import functools
-import json
 import math
 import pathlib
 import platform
@@ -16,8 +14,9 @@ from typing import Any
 
 from app import cli, device, files
 from app.detection import detector, export, instances, label_map, network, precision, report, scenes, sources
-from app.sources import pets, synthetic
+from app.sources import check, pets, synthetic
 from app.training import encoders, flags, state
+from app.training.report import write_history
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +35,8 @@ MOST_DETECTIONS = 20  # in a photo
 def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: int, learning_rate: float) -> "Run":
     """Reads the command line and the data, and prints the line that says what is trained on what.
 
+    With --check-data it only reports what the data folder holds, and exits.
+
     Args:
       recipe: its name, which names its files.
       doc: its docstring, shown by --help.
@@ -44,6 +45,9 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
       InputError: for a wrong flag or unusable input.
     """
     args = _parse(recipe, doc, image_size, epochs, batch_size, learning_rate)
+    if args.check_data:
+        check.print_findings(pathlib.Path(args.data))
+        sys.exit(0)
     gpus = device.gpu_details()  # before anything else uses them
     tf_keras.utils.set_random_seed(args.seed)
     encoder_weights = encoders.weights_file(encoders.MOBILENETV2, args.backbone_weights)
@@ -115,8 +119,8 @@ class Run:
         keep = SimpleNamespace(variables=model.variables, optimizer=SimpleNamespace(variables=optimizer.variables))
         self._resume(keep, settings)
         self.lock = lock
-        exported = export.Detector(model, self.image_size, self.category_ids)
-        detect = self._detector(lambda photo: exported.detect(tf.constant(photo[np.newaxis])))
+        detect_all = export.detector(model, self.image_size, self.category_ids)
+        detect = self._detector(lambda photo: detect_all(tf.constant(photo[np.newaxis])))
         first = len(self.rows) * self.steps_per_epoch * self.batch_size
         batches = iter(network.batches(self.draw, first, self.image_size, self.batch_size))
         while len(self.rows) < self.epochs:
@@ -135,7 +139,7 @@ class Run:
             self.rows.append({"epoch": len(self.rows) + 1, **{name: float(value) for name, value in row.items()}})
             if row[SCORE] > self.best or not self.model_path.exists():
                 self.best = max(self.best, row[SCORE])
-                self._export(exported)
+                self._export(detect_all, model)
             state.assign(model.trainable_variables, own)
             self.seconds += time.perf_counter() - began
             self._save(keep, settings)
@@ -167,19 +171,16 @@ class Run:
 
     def _save(self, keep: SimpleNamespace, settings: dict[str, Any]) -> None:
         (self.output / "metrics.json").unlink(missing_ok=True)  # of an earlier run
-        with files.replacing(self.output / "history.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_history(self.output / "history.csv", self.rows)
         facts = {"about": settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
         state.save(self.output, keep, facts)
 
-    def _export(self, exported: export.Detector) -> None:
+    def _export(self, detect_all: Callable, model: tf_keras.Model) -> None:
         """Writes the SavedModel and its label map; the folder is complete or that of an earlier epoch."""
         self.model_path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.model_path.parent, prefix=".model-") as temporary:
             new = pathlib.Path(temporary, "new")
-            export.save(exported, new)
+            export.save(detect_all, model, new)
             label_map.write(new / report.LABELS, self.source.categories)
             if self.model_path.exists():
                 self.model_path.rename(pathlib.Path(temporary, "old"))
@@ -199,11 +200,11 @@ class Run:
             "test": {"images": len(self.source.test), **scores},
             "train": {"images": len(self.source.train), "epochs": len(self.rows), "seconds": round(self.seconds, 1)},
             "device": self.device,
-            "config": {key: str(one) if isinstance(one, pathlib.Path) else one for key, one in self.config.items()},
+            "config": self.config,
             "versions": {"python": platform.python_version()}
             | {library.__name__: library.__version__ for library in (tf, tf_keras, np)},
         }
-        files.write_text(self.output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        files.write_json(self.output / "metrics.json", metrics)
         pictures = report.pictures(self.output, self.source, detect)
         self.lock.release()
         state.remove(self.output)
@@ -215,33 +216,17 @@ def _parse(
 ) -> argparse.Namespace:
     """Reads the command line; adds `model`, the folder of the SavedModel."""
     parser = cli.Parser(doc)
-    add, whole = parser.add_argument, cli.positive(int)
+    add = parser.add_argument
     add("--data", default=pets.NAME, metavar="D", help=f"{pets.NAME} (default), or a folder with COCO annotations")
-    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
-    add("--image-size", type=_image_size, default=image_size, metavar="N", help=f"pixels a side (default {image_size})")
-    add("--epochs", type=whole, default=epochs, metavar="N", help=f"default {epochs}")
-    text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
-    add("--backbone-weights", default="imagenet", metavar="W", help=text)
-    add("--batch-size", type=whole, default=batch_size, metavar="N", help=f"default {batch_size}")
+    text = f"pixels a side (default {image_size})"
+    add("--image-size", type=flags.image_size(SIZE_STEP), default=image_size, metavar="N", help=text)
+    flags.add_common(parser, recipe, epochs, batch_size)
+    add("--backbone-weights", default="imagenet", metavar="W", help=flags.BACKBONE_WEIGHTS)
     rate = cli.positive(float)
     add("--learning-rate", type=rate, default=learning_rate, metavar="X", help=f"default {learning_rate}")
-    add("--limit", type=whole, metavar="N", help="use at most N photos of each split, for a quick try")
-    add("--seed", type=cli.whole, default=0, metavar="N", help="of the split, the scenes, the weights")
-    text = f"default output/{recipe}, with other data output/{recipe}-DATA"
-    add("--output", type=pathlib.Path, metavar="DIR", help=text)
-    add("--resume", action="store_true", help="resume an interrupted run after its last finished epoch")
     args = parser.parse_args()
-    name = recipe if args.data == pets.NAME else f"{recipe}-{flags.data_name(args.data)}"
-    default_output = files.ROOT / "output" / name
-    args.output = args.output.resolve() if args.output else default_output
-    args.model = files.ROOT / "weights" / name if args.output == default_output else args.output / "model"
-    files.check_writable(args.output, "--output")
-    files.check_writable(args.model.parent, "weights folder")
+    flags.place(args, recipe, "")
+    if not args.check_data:
+        files.check_writable(args.output, "--output")
+        files.check_writable(args.model.parent, "weights folder")
     return args
-
-
-def _image_size(text: str) -> int:
-    size = int(cli.positive(int)(text))
-    if size % SIZE_STEP:
-        raise argparse.ArgumentTypeError(f"{size} is not a multiple of {SIZE_STEP}")
-    return size

@@ -111,6 +111,7 @@ def read(path: pathlib.Path, images: pathlib.Path) -> File:
             if category_id not in categories:
                 raise ValueError(f"there is no category with the id {category_id!r}")
             region = _region(entry.get("segmentation"), *photo.size)
+            _check_box(entry.get("bbox"), *photo.size)
         except ValueError as error:
             problems.append(f"{path}: {where} of {photo.image.name}: {error}")
             incomplete.add(image_id)
@@ -219,6 +220,14 @@ def _region(outline: Any, width: int, height: int) -> dict[str, Any]:
             if wrong:
                 raise ValueError(f"a polygon outside of the image: {str(wrong[0])[:20]} is not in 0 to {limit}")
     return coco_masks.merge(coco_masks.frPyObjects(outline, height, width))
+
+
+def _check_box(box: Any, width: int, height: int) -> None:
+    """Raises ValueError for a "bbox" outside of its image. It is not used: the mask knows better."""
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box):
+        x, y, w, h = box
+        if min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE:
+            raise ValueError(f"a box outside of the image, {str(box)[:60]} in {width} x {height}")
 
 
 def _run_lengths(encoded: str) -> list[int]:

@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from app.cli import InputError
+from app.cli import InputError, listed
 from app.photos import photos
 from app.sources import Example, Layout, Source, annotated, labels, masked
 
@@ -106,9 +106,8 @@ def survey(folder: pathlib.Path, seed: int = 0) -> Survey:
         values = np.flatnonzero(facts.values)
         strange = sorted(set(values.tolist()) - allowed)
         if strange:
-            listed = ", ".join(map(str, strange[:6])) + (", ..." if len(strange) > 6 else "")
             hint = '; if 255 is to be ignored, give a classes.txt with the line "255 ignore"' if 255 in values else ""
-            problems.append(f"{example.where}: values outside the {len(class_names)} classes: {listed}{hint}")
+            problems.append(f"{example.where}: values outside the {len(class_names)} classes: {listed(strange)}{hint}")
             continue
         known = values[ids[values] != labels.IGNORED]
         if len(known) < 2:
@@ -125,8 +124,7 @@ def survey(folder: pathlib.Path, seed: int = 0) -> Survey:
         problems.append(f"{place}: one class alone in all labels; there is nothing to learn")
     absent = [name for name, count in zip(class_names, pixels, strict=True) if not count]
     if sizes and absent:
-        listed = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if len(absent) > 6 else "")
-        remarks.append(f"classes without a pixel: {listed}")
+        remarks.append(f"classes without a pixel: {listed(absent)}")
     train, validation, test, share = _draw(usable, seed)
     is_validated = bool(validation) if "validation" in usable else len(train) > 1
     if not (train and is_validated and test):

@@ -67,7 +67,7 @@ class Team(NamedTuple):
         """
         if self.workers == 1:
             return is_finished
-        digest = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+        digest = zlib.crc32(json.dumps(facts, sort_keys=True, default=str).encode())
         with restart_if_worker_lost():
             own = self.strategy.run(lambda: tf.constant([[digest, is_finished]], tf.int64))
             all_workers = self.strategy.gather(own, axis=0).numpy()

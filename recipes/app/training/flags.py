@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import re
+from collections.abc import Callable
 
 from app.cli import InputError, Parser, positive, whole
 from app.files import ROOT, check_writable
@@ -10,6 +11,7 @@ from app.models import SIZE_STEP
 from app.sources import pets
 
 TRAINED_FACTOR = 0.3  # of the learning rate with --weights; a recipe with frozen epochs lowers it after them itself
+BACKBONE_WEIGHTS = "imagenet (default: from weights/, downloaded the first time), none, or a file"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -39,26 +41,18 @@ def parse(
     parser = Parser(doc)
     add = parser.add_argument
     add("--data", default=pets.NAME, metavar="D", help=f"{pets.NAME} (default), synthetic, or a folder")
-    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
-    add("--image-size", type=_image_size, default=256, metavar="N", help="pixels a side (default 256)")
-    add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
+    add("--image-size", type=image_size(SIZE_STEP), default=256, metavar="N", help="pixels a side (default 256)")
+    add_common(parser, recipe, epochs, batch_size)
     has_frozen_epochs = frozen_epochs is not None
     if has_frozen_epochs:
         text = f"the first K epochs with a pretrained encoder frozen, default {frozen_epochs}"
         add("--frozen-epochs", type=whole, default=frozen_epochs, metavar="K", help=text)
     if has_encoder:
-        text = "imagenet (default: from weights/, downloaded the first time), none, or a file"
-        add("--backbone-weights", metavar="W", help=text)
-    add("--batch-size", type=positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
+        add("--backbone-weights", metavar="W", help=BACKBONE_WEIGHTS)
     further_rate = learning_rate if has_frozen_epochs else learning_rate * TRAINED_FACTOR
     text = f"default {learning_rate}" + ("" if has_frozen_epochs else f", with --weights {further_rate:.2g}")
     add("--learning-rate", type=positive(float), metavar="X", help=text)
     add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest one for this device")
-    add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
-    add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
-    text = f"default output/{recipe}, with other data output/{recipe}-DATA"
-    add("--output", type=pathlib.Path, metavar="DIR", help=text)
-    add("--resume", action="store_true", help="resume an interrupted run after its last finished epoch, or photo")
     text = "segment your own photos, folders of them, or videos, instead of training"
     add("--predict", nargs="+", type=pathlib.Path, metavar="PATH", help=text)
     text = "with --predict: only part I of N, without what is done already"
@@ -68,7 +62,6 @@ def parse(
         f"{recipe}-DATA.keras), otherwise the ones to start from; shipped: those that come with the project"
     )
     add("--weights", type=pathlib.Path, metavar="FILE", help=text)
-    add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
     args = parser.parse_args()
     if str(args.weights) == "shipped":
         args.weights = ROOT / "weights" / f"{recipe}.weights.h5"
@@ -85,20 +78,13 @@ def parse(
         raise InputError("--shard: only with --predict; TF_CONFIG divides a training between machines")
     if args.check_data and args.predict:
         raise InputError("--check-data: only checks; leave --predict out")
-    if args.check_data and not pathlib.Path(args.data).is_dir():
-        raise InputError(f"--check-data: needs a folder, and {args.data} is not one; name it with --data DIR")
-    name = recipe if args.data == pets.NAME else f"{recipe}-{data_name(args.data)}"
-    default_output = ROOT / "output" / name
-    args.output = args.output.resolve() if args.output else default_output
-    args.model = args.output / f"{recipe}.keras"
-    if args.output == default_output:
-        args.model = ROOT / "weights" / f"{name}.keras"
-        if args.predict:
-            if args.weights is None and name != recipe:
-                args.weights = args.model  # of that data
-            # Beside what the training of these weights wrote.
-            trained = args.weights.stem if args.weights and args.weights.stem.startswith(f"{recipe}-") else name
-            args.output = ROOT / "output" / trained / "predictions"
+    name = place(args, recipe, ".keras")
+    if args.predict and args.model.parent == ROOT / "weights":
+        if args.weights is None and name != recipe:
+            args.weights = args.model  # of that data
+        # Beside what the training of these weights wrote.
+        trained = args.weights.stem if args.weights and args.weights.stem.startswith(f"{recipe}-") else name
+        args.output = ROOT / "output" / trained / "predictions"
     if is_further:
         args.weights = args.weights.resolve()
         if args.weights == args.model:
@@ -108,6 +94,36 @@ def parse(
     if not (args.predict or args.check_data):
         check_writable(args.model.parent, "weights folder")
     return args
+
+
+def add_common(parser: Parser, recipe: str, epochs: int, batch_size: int) -> None:
+    """Adds the flags of every training."""
+    add = parser.add_argument
+    add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
+    add("--batch-size", type=positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
+    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
+    add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
+    add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
+    text = f"default output/{recipe}, with other data output/{recipe}-DATA"
+    add("--output", type=pathlib.Path, metavar="DIR", help=text)
+    add("--resume", action="store_true", help="resume an interrupted run after its last finished epoch, or photo")
+    add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
+
+
+def place(args: argparse.Namespace, recipe: str, ending: str) -> str:
+    """Completes `output`, adds `model`, the path of the trained model, and returns the name of the run.
+
+    Raises:
+      InputError: for --check-data without a folder.
+    """
+    if args.check_data and not pathlib.Path(args.data).is_dir():
+        raise InputError(f"--check-data: needs a folder, and {args.data} is not one; name it with --data DIR")
+    name = recipe if args.data == pets.NAME else f"{recipe}-{data_name(args.data)}"
+    default_output = ROOT / "output" / name
+    args.output = args.output.resolve() if args.output else default_output
+    is_default = args.output == default_output
+    args.model = ROOT / "weights" / f"{name}{ending}" if is_default else args.output / f"{recipe}{ending}"
+    return name
 
 
 def data_name(data: str) -> str:
@@ -122,10 +138,15 @@ def _shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _image_size(text: str) -> int:
-    size = int(positive(int)(text))
-    if size % SIZE_STEP:
-        below = size // SIZE_STEP * SIZE_STEP
-        near = " or ".join(str(multiple) for multiple in (below, below + SIZE_STEP) if multiple)
-        raise argparse.ArgumentTypeError(f"{size} is not a multiple of {SIZE_STEP}; use {near}")
-    return size
+def image_size(step: int) -> Callable[[str], int]:
+    """The type of --image-size: a multiple of `step`."""
+
+    def parse(text):
+        size = int(positive(int)(text))
+        if size % step:
+            below = size // step * step
+            near = " or ".join(str(multiple) for multiple in (below, below + step) if multiple)
+            raise argparse.ArgumentTypeError(f"{size} is not a multiple of {step}; use {near}")
+        return size
+
+    return parse

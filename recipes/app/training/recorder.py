@@ -1,6 +1,5 @@
 """The Keras callback that keeps what a training must not lose, and resumes from it."""
 
-import csv
 import math
 import pathlib
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 from app import files, models
 from app.cli import InputError
-from app.training import cluster, state
+from app.training import cluster, report, state
 
 import keras
 import numpy as np
@@ -92,10 +91,7 @@ class Recorder(keras.callbacks.Callback):
         if not self.is_chief:
             return
         (self.folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run; its history is replaced now
-        with files.replacing(self.folder / "history.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        report.write_history(self.folder / "history.csv", self.rows)
         if is_best:
             models.save(self.model, self.model_path, self.class_names)
         # Last, so that an epoch counts as finished only when all of it is written.

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 from app import files
@@ -59,6 +60,14 @@ def mosaics(
         with files.replacing(paths[-1]) as temporary:
             masks.mosaic(temporary, rank_examples, class_names, f"{title}: {rank} of {len(ranked)} test images")
     return paths
+
+
+def write_history(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:
+    """Writes history.csv: a row per epoch, with its number and its metrics."""
+    with files.replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_history(path: pathlib.Path) -> SimpleNamespace:

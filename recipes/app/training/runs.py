@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 import platform
@@ -131,7 +130,7 @@ class Run:
             if self.trained.is_for(data.class_names):
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
         print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts}{start} | {self.device}", flush=True)
-        settings = {name: _as_json(self.config[name]) for name in state.FLAGS if name in self.config}
+        settings = {name: self.config[name] for name in state.FLAGS if name in self.config}
         settings |= {"precision": keras.config.dtype_policy().name}
         settings |= {"images": data.counts, "classes": list(data.class_names)}
         self.recorder, self.lock = recorder.begin(
@@ -177,13 +176,13 @@ class Run:
                 "images_per_second": round(trained / done.training_seconds, 2),  # of the training steps alone
             },
             "device": self.device,
-            "config": {name: _as_json(value) for name, value in self.config.items()},
+            "config": self.config,
             "versions": {
                 "python": platform.python_version(),
                 **{library.__name__: library.__version__ for library in (tf, keras, np, matplotlib)},
             },
         }
-        files.write_text(self.output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        files.write_json(self.output / "metrics.json", metrics)
         pictures = report.mosaics(self.output, examples, data.class_names, f"{self.recipe} on {self.data}")
         pictures += report.curves(self.output)
         if self.output.parent == files.ROOT / "output":
@@ -198,7 +197,3 @@ class Run:
         if self.model_path != files.ROOT / "weights" / f"{self.recipe}.keras":
             command += ["--weights", str(files.shown(self.model_path))]
         return shlex.join(command)
-
-
-def _as_json(value: Any) -> Any:
-    return str(value) if isinstance(value, pathlib.Path) else value

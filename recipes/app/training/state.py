@@ -34,7 +34,7 @@ def save(folder: pathlib.Path, model: keras.Model, facts: dict[str, Any]) -> Non
     arrays |= {f"optimizer-{index}": np.array(variable) for index, variable in enumerate(model.optimizer.variables)}
     with replacing(folder / NAME) as temporary:
         with temporary.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+            np.savez(file, facts=np.array(json.dumps(facts, default=str)), **arrays)
         if (folder / NAME).exists():
             (folder / PREVIOUS).unlink(missing_ok=True)
             os.link(folder / NAME, folder / PREVIOUS)  # a second name, so one complete state always exists
@@ -74,7 +74,7 @@ def _count(file, kind: str) -> int:
 
 def check(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises InputError, naming each difference, if the interrupted run had other settings."""
-    now = json.loads(json.dumps(now))
+    now = json.loads(json.dumps(now, default=str))
     differences = [
         f"--{name.replace('_', '-')} was {before.get(name)} and is {now.get(name)}"
         if name in FLAGS
