@@ -1,4 +1,5 @@
-# make demo    trains a U-Net on drawn pets for about two minutes, cuts out a cat, and says which pictures to open
+# make demo    trains a U-Net on drawn pets for about two minutes, cuts out a cat, outlines it with a Mask R-CNN, and
+#              says which pictures to open
 # make test    checks the style and runs the fast tests, about five minutes; make test-all also runs the slow ones
 # make bench   measures speed and memory against the plain way, five to ten minutes
 # All of them set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.13.
@@ -13,6 +14,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python recipes/unet_scratch.py --data synthetic --limit 700 --image-size 96 --epochs 3 --batch-size 8 --output output/demo
 	$(BIN)/python recipes/unet_mobilenetv2.py --predict resources/photos/cat.jpg --output output/demo/cat
+	$(BIN)/python recipes/mask_rcnn_hub.py resources/photos/cat.jpg --model small --output output/demo/mask_rcnn
 
 test: .venv/installed-tests
 	$(BIN)/ruff check

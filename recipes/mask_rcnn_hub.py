@@ -1,9 +1,9 @@
-"""Mask R-CNN from TensorFlow Hub: finds and outlines the 80 COCO kinds of objects in your photos.
+"""Mask R-CNN from TensorFlow Hub: finds and outlines objects of COCO's 80 categories in your photos.
 
 The network (Inception-ResNet-V2 at 1024 x 1024 pixels) is already trained on COCO 2017 and is downloaded the first
 time. For each object it gives a box, a class, a score and a mask of 33 x 33 pixels. This recipe keeps the confident
-ones, pastes each mask into its box, and writes overlays, instance maps and COCO's results format. A small model for
-cats and dogs alone, made by mask_rcnn_train.py, comes with it; it steps in where the large one cannot be downloaded.
+ones, pastes each mask into its box, and writes overlays, instance maps and COCO's results format. A small model that
+finds only cats and dogs comes with it, trained by mask_rcnn_train.py; without a network it is used instead.
 
 Needs:   8 GB of memory and a download of 250 MB (TensorFlow Hub) or 478 MB (model zoo), of which 270 MB are kept. A GPU
          makes it quick; two CPU cores take 25 to 60 s per photo, and 10 s more for the first one. The small model needs
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from app import cli, device, files
-from app.detection import detector, instances, label_map
+from app.detection import detector, instances, label_map, saved_models
 from app.photos import photos
 
 import numpy as np
@@ -47,12 +47,15 @@ def load(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
     if model is None:
         try:
             return detector.from_saved_model(MODELS)
-        except cli.InputError as error:
+        except saved_models.Unavailable as error:
             by_hand = f"to get it by hand, download {MODELS[-1]} elsewhere and name it with --model FILE.tar.gz"
-            small = "going on with the small one, for cats and dogs only"
-            print(f"the large model could not be had ({error}); {small}; {by_hand}", flush=True)
+            small = "using the small one, which finds cats and dogs only"
+            print(f"the large model is not available ({error}); {small}; {by_hand}", flush=True)
             model = "small"
-    return detector.from_saved_model((str(SMALL) if model == "small" else model,))
+    try:
+        return detector.from_saved_model((str(SMALL) if model == "small" else model,))
+    except cli.InputError as error:
+        raise cli.InputError(f"--model: {error}") from error
 
 
 def save(folder: pathlib.Path, name: str, photo: np.ndarray, found: Sequence[instances.Instance]) -> None:
@@ -113,7 +116,8 @@ def main() -> int:
         unknown = {one["category_id"] for one in results} - names.keys()
         if unknown:
             ids = cli.listed(sorted(unknown))
-            print(f"--labels {files.shown(args.labels)}: it lacks the class ids {ids}; name the label map of the model")
+            advice = "name the label map that belongs to the model"
+            print(f"--labels {files.shown(args.labels)}: it has no names for the class ids {ids}; {advice}")
         print(f"pictures and detections.json are in {files.shown(args.output)}")
     return tally.exit_status()
 

@@ -27,10 +27,10 @@ BATCH_SIZE = 8
 LEARNING_RATE = 1e-3  # the peak, after the warm-up; it ends at 0
 WARM_UP = 100  # steps
 FILTERS = 96  # channels of the feature pyramid and the heads
-PROPOSALS = 100  # regions that the heads look at; they take as long as the rest of the network
-DETECTIONS = 20  # most instances in a photo
+PROPOSALS = 100  # regions that the heads look at; the heads take as long as the rest of the network
+DETECTIONS = 20  # in a photo, at most; more if the photos of the data have more
 WEIGHT_DECAY = 4e-5
-AVERAGING = 0.998  # of the weights: about the last 500 steps count
+AVERAGING = 0.998  # of the weights: about the last 500 steps count, or a tenth of a short training
 
 
 @cli.program()
@@ -43,12 +43,13 @@ def main() -> None:
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
     )
+    detections = max(DETECTIONS, run.source.most_instances)
     task = network.task(
         run.image_size,
         1 + len(run.source.categories),
         filters=FILTERS,
-        proposals=PROPOSALS,
-        detections=DETECTIONS,
+        proposals=max(PROPOSALS, 2 * detections),
+        detections=detections,
         weight_decay=WEIGHT_DECAY,
     )
     model = task.build_model()
@@ -58,7 +59,8 @@ def main() -> None:
     learning_rate = tf_keras.optimizers.schedules.CosineDecay(
         0.0, steps - warm_up, warmup_target=run.learning_rate, warmup_steps=warm_up
     )
-    optimizer = tf_keras.optimizers.AdamW(learning_rate, global_clipnorm=10.0, use_ema=True, ema_momentum=AVERAGING)
+    averaging = max(0.0, min(AVERAGING, 1 - 10 / steps))
+    optimizer = tf_keras.optimizers.Adam(learning_rate, global_clipnorm=10.0, use_ema=True, ema_momentum=averaging)
     run.fit(model, network.train_step(task, model, optimizer), optimizer)
     run.report()
 

@@ -53,6 +53,35 @@ def test_composed_scenes_keep_masks_and_pixels_together(monkeypatch):
     np.testing.assert_array_equal(composed(7).image, composed(7).image)
 
 
+def test_instances_too_small_to_see_are_left_out():
+    """One thinner than a pixel of the scene, or smaller than one of the network's."""
+    image, line, speck = np.zeros((900, 900, 3), np.uint8), np.eye(900, dtype=bool), np.zeros((900, 900), bool)
+    speck[400, 401] = True
+    scene = scenes.Scene(image, np.int32([1, 2]), np.stack([line, speck]))
+    assert scenes.prepare(scene, SIDE).classes.tolist() in ([1], [])
+    for number in range(40):
+        other = scenes.compose(np.random.default_rng(number), scene, lambda rng: scene, SIDE)
+        assert len(scenes.targets(other)[0]) == len(other.classes) == other.masks.any((1, 2)).sum()
+
+
+def test_crowds_are_filled_in_for_training_and_count_neither_way():
+    image = np.full((40, 60, 3), 90, np.uint8)
+    image[:, 40:] = 255
+    mask, crowd = np.zeros((1, 40, 60), bool), np.zeros((40, 60), bool)
+    mask[0, 5:35, 5:25] = crowd[:, 40:] = True
+    scene = scenes.Scene(image, np.int32([1]), mask, crowd)
+    ready = scenes.prepare(scene, SIDE)
+    assert ready.crowd is None and ready.image.mean((1, 2)).max() < 150 and ready.masks.sum() == mask.sum()
+    inside = np.zeros((40, 60), bool)
+    inside[10:30, 45:58] = True
+    box = (10 / 40, 45 / 60, 30 / 40, 58 / 60)
+    wrong = instances.Instance(10, "disc", 1.0, box, inside, 0, 0)
+    for one, expected in ((scene, 1), (scene._replace(crowd=None), 0.5)):
+        right = list(as_instances(one))
+        scores = precision.average_precision([lambda one=one: one], [10, 20], lambda _, right=right: [wrong, *right])
+        assert list(scores.values()) == pytest.approx([expected] * 6)
+
+
 def test_targets_are_tight_boxes_and_the_masks_in_them():
     masks = np.zeros((1, 40, 50), bool)
     masks[0, 10:30, 5:25] = True
@@ -95,18 +124,24 @@ def test_steps_and_an_export(tmp_path):
     optimizer = tf_keras.optimizers.AdamW(3e-3, global_clipnorm=10.0)
     step = network.train_step(task, model, optimizer)
     losses = []
-    for images, labels in network.batches(composed, 0, SIDE, 2).take(12):
-        assert images.dtype == tf.uint8 and labels["gt_masks"].shape[1:] == (network.MOST_INSTANCES, 56, 56)
+    for images, labels in network.batches(composed, 0, SIDE, 2, 16).take(12):
+        assert images.dtype == tf.uint8 and labels["gt_masks"].shape[1:] == (16, 56, 56)
         losses.append({name: float(value) for name, value in step(images, labels).items()})
     assert all(np.isfinite(list(entry.values())).all() for entry in losses)
     first, last = (np.mean([entry["model_loss"] for entry in part]) for part in (losses[:3], losses[-3:]))
     assert last < 0.8 * first
 
-    export.save(export.detector(model, SIDE, (17, 90)), model, tmp_path / "model")
+    detect = export.detector(model, SIDE, (17, 90))
+    export.save(detect, model, tmp_path / "model")
+    weights = sum(np.size(variable) for variable in model.variables)
+    assert (tmp_path / "model" / "saved_model.pb").stat().st_size < 2 * weights + 1.2e6  # float16, and the graph
     detect_all = detector.from_saved_model((str(tmp_path / "model"),))
     for shape in ((60, 90, 3), (300, 40, 3), (1, 1, 3)):
         photo = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
         answer = {name: tensor.numpy() for name, tensor in detect_all(photo).items()}
+        exact = detect(tf.constant(photo[np.newaxis]))  # in float32
+        for name in ("detection_scores", "detection_boxes"):
+            np.testing.assert_allclose(answer[name][0, :1], exact[name][0, :1], atol=0.01)
         assert answer["detection_masks"].shape == (1, 5, 56, 56) and set(answer["detection_classes"][0]) <= {17, 90}
         for name in ("detection_boxes", "detection_scores", "detection_masks"):
             assert answer[name].min() >= 0 and answer[name].max() <= 1
@@ -133,10 +168,11 @@ def test_average_precision():
     assert set(precision.average_precision(read, ids, lambda photo: []).values()) == {0}
     answers = iter([*as_instances(one), *as_instances(other)])
     found = precision.average_precision(read, ids, lambda photo: [next(answers)])
-    assert list(found.values()) == pytest.approx([1, 1, 1, 1])
+    assert list(found.values()) == pytest.approx([1] * 6)
     answers = iter([*as_instances(one, 6), *as_instances(other, 6)])
     moved = precision.average_precision(read, ids, lambda photo: [next(answers)])
-    assert moved == pytest.approx({"box_ap": 0.4, "box_ap50": 1, "mask_ap": 0.4, "mask_ap50": 1})
+    assert list(moved) == [f"{kind}_{score}" for kind in ("box", "mask") for score in ("ap", "ap50", "ap75")]
+    assert list(moved.values()) == pytest.approx([0.4, 1, 0] * 2)
     answers = iter([*as_instances(other), *as_instances(one)])
     assert precision.average_precision(read, ids, lambda photo: [next(answers)])["mask_ap"] == 0
 
@@ -153,8 +189,8 @@ def test_scenes_of_annotations(tmp_path):
         rows, columns = np.nonzero(scene.masks[0])
         assert abs(columns.min() - min(outline[::2])) <= 1 and abs(rows.max() - max(outline[1::2])) <= 1
     own = sources.load(str(write(tmp_path / "one file")), limit=4)
-    assert [len(part) for part in own[1:]] == [4, 2, 2]
-    with pytest.raises(InputError, match="masks do not tell instances apart"):
+    assert [len(part) for part in own[2:]] == [4, 2, 2]
+    with pytest.raises(InputError, match="masks do not separate instances"):
         sources.load(str(make(tmp_path / "masks", 3)))
     with pytest.raises(InputError, match="no such data set or folder"):
         sources.load("synthetic")

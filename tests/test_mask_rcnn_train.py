@@ -18,7 +18,7 @@ from test_annotations import change, write
 from test_own_data import make
 
 FLAGS = ("--image-size", 64, "--batch-size", 4, "--backbone-weights", "none")
-FILES = ["average_precision.png", "history.csv", "loss.png", "mask_rcnn_train", "metrics.json", "mosaic.png"]
+FILES = ["average_precision.png", "history.csv", "loss.png", "metrics.json", "model", "mosaic.png"]
 
 
 def rows(folder):
@@ -39,13 +39,13 @@ def test_train_and_use(command_line, tmp_path):
     assert min(Image.open(output / "mosaic.png").size) > 300
     metrics = json.loads((output / "metrics.json").read_text())
     assert {"box_ap", "box_ap50", "mask_ap", "mask_ap50"} < set(metrics["test"]) and metrics["train"]["epochs"] == 2
-    model = output / "mask_rcnn_train"
+    model = output / "model"
     labels = model / "label_map.pbtxt"
     assert label_map.read(labels) == {3: "leaf", 90: "bug"}
 
     flags = (
         "--model",
-        output / "mask_rcnn_train",
+        output / "model",
         "--labels",
         labels,
         "--min-score",
@@ -54,12 +54,12 @@ def test_train_and_use(command_line, tmp_path):
         tmp_path / "found",
     )
     status, out, err = command_line(mask_rcnn_hub, folder / "images" / "scene 19.png", *flags)
-    assert (status, err) == (0, "") and "56 x 40" in out and "it lacks" not in out
+    assert (status, err) == (0, "") and "56 x 40" in out and "no names" not in out
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
     assert found and {one["category_id"] for one in found} <= {3, 90}
     labels.write_text("item { id: 80 display_name: 'toaster' }")
     status, out, err = command_line(mask_rcnn_hub, folder / "images" / "scene 19.png", *flags)
-    assert (status, err) == (0, "") and "label_map.pbtxt: it lacks the class ids " in out
+    assert (status, err) == (0, "") and "label_map.pbtxt: it has no names for the class ids " in out
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_unusable_input(command_line, tmp_path):
     change(bugs / "annotations.json", lambda content: content["images"][1].update(width=50))
     for flags, words in (
         (("--image-size", 100), "--image-size: 100 is not a multiple of 64"),
-        (("--data", make(tmp_path / "masks", 3)), "masks do not tell instances apart"),
+        (("--data", make(tmp_path / "masks", 3)), "masks do not separate instances"),
         (("--data", tmp_path / "nowhere"), "no such data set or folder"),
         (("--check-data",), "--check-data: needs a folder"),
         (("--data", bugs), "scene 1.png has 56 x 40 pixels, not 50 x 40"),

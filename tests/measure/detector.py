@@ -1,42 +1,41 @@
-"""Average precision, false alarms and seconds of a detector of cats and dogs.
+"""The small detector of cats and dogs beside the large one: `python tests/measure/detector.py LARGE PETS NOTHING...`
 
-    python tests/measure/detector.py MODEL PETS NOTHING...
+LARGE is the .tar.gz of the large Mask R-CNN: its seconds and memory are measured, its scores are those that its authors
+published. PETS holds pets in Oxford's layout. NOTHING are folders of photos without cats and dogs; drawn backgrounds,
+and the portrait and the coffee of resources/photos are added. The composed photos have two to four test pets, put
+together like the scenes of a training (app/detection/scenes.py). It writes output/detector.json, and prints the table
+of the README.
 
-MODEL is a SavedModel or .tar.gz. PETS is a folder with pets in Oxford's layout, of which the test photos count. NOTHING
-are folders of photos without cats and dogs; to them come drawn backgrounds, and the portrait and the coffee of
-resources/photos.
-
-The composed photos have two to four test pets, composed like the scenes of a training (app/detection/scenes.py), from
-one seed.
+--model MODEL measures another small detector, --split validation uses the validation photos; LARGE may be "none".
 """
 
+import argparse
+import json
+import multiprocessing
 import pathlib
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "recipes"))
-
-from app import files
-from app.detection import detector, precision, scenes, sources
-from app.photos import photos
-from app.sources import synthetic
-
 import numpy as np
 
-COMPOSED = 200
-PETS_IN_A_PHOTO = range(2, 5)
-SIDE = 352  # of a composed photo
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "recipes"))
+COMPOSED, PETS_IN_A_PHOTO, SIDE = 200, range(2, 5), 352
 DRAWN = 100  # backgrounds
 ALARM = 0.5  # score
-LEAST_SCORE, MOST = 0.05, 20  # as in training
+MIN_SCORE, MAX_DETECTIONS = 0.05, 100  # as in training
+LATER = {"large": 3, "small": 30}  # photos after the first
+PUBLISHED = {"box_ap": 0.390, "mask_ap": 0.346}  # on COCO 2017: the model's page on TensorFlow Hub
 
 
-def composed(read: list, number: int) -> scenes.Scene:
-    """The composed photo with this number."""
+def composed(read: list, number: int):
+    """The composed photo with this number; `read` are functions that give the photos to compose."""
+    from app.detection import scenes
+
     rng = np.random.default_rng([19, number])
 
     def draw(rng):
-        return scenes.shrink(read[rng.integers(len(read))](), SIDE)
+        return scenes.prepare(read[rng.integers(len(read))](), SIDE)
 
     while True:
         scene = scenes.compose(rng, draw(rng), draw, SIDE)
@@ -44,36 +43,107 @@ def composed(read: list, number: int) -> scenes.Scene:
             return scene
 
 
-def main(model: str, pets: str, *folders: str) -> None:
+def speed(model: str, later: int) -> dict[str, float]:
+    """Seconds of the load, of the first photo and of the later ones (median), and the peak of the memory in GB."""
+    import resource  # Linux and macOS only
+
+    import app  # noqa: F401  before TensorFlow
+    from app.detection import detector
+    from app.photos import photos
+
+    photo = photos.read(ROOT / "resources" / "photos" / "cat.jpg")
+    began = time.perf_counter()
     detect_all = detector.from_saved_model((model,))
-    seconds = []
+    seconds = [time.perf_counter() - began]
+    for _ in range(1 + later):
+        began = time.perf_counter()
+        detector.detect(detect_all, photo, {}, MIN_SCORE, MAX_DETECTIONS)
+        seconds.append(time.perf_counter() - began)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"load": seconds[0], "first": seconds[1], "later": float(np.median(seconds[2:])), "memory": memory}
+
+
+def scores(model: str, pets: str, split: str, folders: list[str]) -> dict[str, dict]:
+    """Average precisions on photos and composed photos; false alarms and photos of each folder."""
+    import app  # noqa: F401  before TensorFlow
+    from app.detection import detector, precision, sources
+    from app.photos import photos
+    from app.sources import synthetic
+
+    detect_all = detector.from_saved_model((model,))
 
     def detect(photo):
-        began = time.perf_counter()
-        found = detector.detect(detect_all, photo, sources.PETS, LEAST_SCORE, MOST)
-        seconds.append(time.perf_counter() - began)
-        return found
+        return detector.detect(detect_all, photo, sources.PETS, MIN_SCORE, MAX_DETECTIONS)
 
-    read = sources.load(pets).test
-    groups = {
-        "test photos": read,
-        "composed photos": [lambda number=number: composed(read, number) for number in range(COMPOSED)],
+    source = sources.load(pets)
+    read = source.test if split == "test" else source.validation
+    groups = {"photos": read, "composed": [lambda number=number: composed(read, number) for number in range(COMPOSED)]}
+    result = {
+        name: {"photos": len(group), **precision.average_precision(group, list(sources.PETS), detect)}
+        for name, group in groups.items()
     }
-    for name, group in groups.items():
-        scores = precision.average_precision(group, list(sources.PETS), detect)
-        print(f"{name} ({len(group)}):", ", ".join(f"{kind} {value:.3f}" for kind, value in scores.items()))
-    print(f"first photo {seconds[0]:.2f} s, then {np.median(seconds[1:]):.3f} s (median)")
-
     rng = np.random.default_rng(19)
-    nothing = {"drawn backgrounds": [synthetic.draw_background(rng, SIDE) for _ in range(DRAWN)]}
-    own = files.ROOT / "resources" / "photos"
-    paths = {"resources": [own / "astronaut.jpg", own / "coffee.jpg"]}
-    paths |= {folder: sorted(pathlib.Path(folder).glob("*.jpg")) for folder in folders}
-    nothing |= {name: map(photos.read, listed) for name, listed in paths.items()}
+    nothing = {"drawn": [synthetic.draw_background(rng, SIDE) for _ in range(DRAWN)]}
+    own = [ROOT / "resources" / "photos" / name for name in ("astronaut.jpg", "coffee.jpg")]
+    nothing |= {"resources": list(map(photos.read, own))}
+    nothing |= {
+        pathlib.Path(folder).name: map(photos.read, sorted(pathlib.Path(folder).glob("*.jpg"))) for folder in folders
+    }
+    result["alarms"] = {}
     for name, pictures in nothing.items():
-        scores = [max((one.score for one in detect(picture)), default=0.0) for picture in pictures]
-        print(f"{name}: false alarms {sum(score > ALARM for score in scores)} of {len(scores)}")
+        alarms = [any(one.score > ALARM for one in detect(picture)) for picture in pictures]
+        result["alarms"][name] = [sum(alarms), len(alarms)]
+    return result
+
+
+def table(result: dict) -> str:
+    """The Markdown table of output/detector.json."""
+    large, small = result["large"], result["small"]
+    found, composed = small["photos"], small["composed"]
+    alarms, photos = np.sum(list(small["alarms"].values()), axis=0)
+    pair = "box_ap", "mask_ap"
+    shown = lambda scores: ", ".join(f"{scores[name]:.3f}" for name in pair)  # noqa: E731
+    rows = [
+        ("", "large: Inception-ResNet-V2, 1024 px", "small: MobileNetV2, 320 px"),
+        ("---",) * 3,
+        ("finds", "the 80 classes of COCO", "cats and dogs"),
+        (
+            "AP of boxes and of masks",
+            f"{shown(PUBLISHED)} on COCO 2017, as published",
+            f"{shown(found)} on {found['photos']} test photos",
+        ),
+        ("on photos composed of 2 to 4 pets", "", f"{shown(composed)}"),
+        ("false alarms in photos without pets", "", f"{alarms} in {photos}"),
+        (
+            "seconds to load, for the first photo, for another",
+            *(f"{one['load']:.1f}, {one['first']:.1f}, {one['later']:.2g}" for one in (large, small)),
+        ),
+        ("memory", *(f"{one['memory']:.1f} GB" for one in (large, small))),
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("large")
+    parser.add_argument("pets")
+    parser.add_argument("nothing", nargs="*")
+    parser.add_argument("--model", default=str(ROOT / "weights" / "mask_rcnn_pets.tar.gz"))
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    args = parser.parse_args()
+    result = {}
+    for size, model in {"large": args.large, "small": args.model}.items():
+        if model != "none":
+            with multiprocessing.get_context("spawn").Pool(1) as alone:  # a process of its own: its memory is measured
+                result[size] = alone.apply(speed, (model, LATER[size]))
+    result["small"] |= scores(args.model, args.pets, args.split, args.nothing)
+    path = ROOT / "output" / "detector.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    if "large" in result:
+        print(table(result))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -29,13 +29,11 @@ def from_saved_model(handles: Sequence[str]) -> Callable[[np.ndarray], dict[str,
     Args:
       handles: of the same model, tried in turn; see saved_models.py.
     Raises:
-      InputError: if the model is not available, or does not detect instances.
+      saved_models.Unavailable: if it could not be downloaded.
+      InputError: if it is damaged, or does not detect instances.
     """
-    try:
-        loaded = saved_models.first_available(handles)
-    except InputError as error:
-        raise InputError(f"--model: {error}") from error
-    what = f"--model {handles[0]}: not a detector of instances"
+    loaded = saved_models.first_available(handles)
+    what = f"{handles[0]}: not a detector of instances"
     signature = loaded.signatures.get("serving_default")
     if signature is None:
         raise InputError(f"{what}, its SavedModel lacks the signature serving_default")

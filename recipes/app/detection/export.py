@@ -4,13 +4,12 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from app.detection import network
+from app.detection.detector import PHOTO
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-PHOTO = tf.TensorSpec((1, None, None, 3), tf.uint8, name="input_tensor")
 
 
 def detector(model: tf_keras.Model, image_size: int, category_ids: Sequence[int]) -> tf.types.experimental.Callable:
@@ -54,7 +53,7 @@ def _spread(samples: int) -> np.ndarray:
 def save(detect: Callable, model: tf_keras.Model, folder: pathlib.Path) -> None:
     """Writes a detector as a SavedModel, its weights as constants in float16.
 
-    Without variables, TensorFlow does not try to trace the network for training, which it does not survive.
+    With variables, TensorFlow would trace the network for training too, which fails.
     """
     frozen = convert_variables_to_constants_v2(detect.get_concrete_function())
     graph, names = frozen.graph.as_graph_def(), [output.name for output in frozen.outputs]
@@ -67,7 +66,7 @@ def save(detect: Callable, model: tf_keras.Model, folder: pathlib.Path) -> None:
 
     @tf.function(input_signature=[PHOTO])
     def restored(input_tensor):
-        outputs = tf.graph_util.import_graph_def(graph, {PHOTO.name: input_tensor}, names)
+        outputs = tf.graph_util.import_graph_def(graph, {frozen.inputs[0].name: input_tensor}, names)
         return tf.nest.pack_sequence_as(detect.get_concrete_function().structured_outputs, outputs)
 
     module = tf.Module()

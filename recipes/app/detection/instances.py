@@ -27,7 +27,7 @@ class Instance(NamedTuple):
 
     category_id: int
     name: str
-    score: float  # 0..1
+    score: float | None  # 0..1; None for a true instance
     box: tuple[float, float, float, float]  # ymin, xmin, ymax, xmax, fractions of the photo's height and width
     mask: np.ndarray  # bool [h, w], the part of the photo around the object
     top: int  # of that part in the photo, pixels
@@ -43,7 +43,7 @@ class Instance(NamedTuple):
 def of_mask(mask: np.ndarray, name: str) -> Instance:
     """A true instance, of a mask [H, W] of the whole photo."""
     (height, width), (top, left, bottom, right) = mask.shape, scenes.bounds(mask)
-    return Instance(0, name, 1.0, (top / height, left / width, bottom / height, right / width), mask, 0, 0)
+    return Instance(0, name, None, (top / height, left / width, bottom / height, right / width), mask, 0, 0)
 
 
 def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.ndarray:
@@ -108,7 +108,7 @@ def _label(
     visualization_utils always writes them 10 pixels high, and outside the picture for a box at its top.
     """
     draw = ImageDraw.Draw(image)
-    text = f"{instance.name} {instance.score:.0%}"
+    text = instance.name if instance.score is None else f"{instance.name} {instance.score:.0%}"
     margin = font.size // 5
     width, height = round(draw.textlength(text, font)) + 2 * margin, font.size + 2 * margin
     box = np.array(instance.box) * (image.height, image.width, image.height, image.width)

@@ -1,6 +1,6 @@
 """A small Mask R-CNN of tf-models-official: how it is configured, started from ImageNet, fed and trained.
 
-That library is built on tf_keras (Keras 2). Nothing of it meets the Keras 3 of the other recipes.
+That library is built on tf_keras (Keras 2). Only the weights of the encoder come from Keras 3.
 """
 
 import functools
@@ -23,8 +23,8 @@ warnings.filterwarnings(
 )  # tf_keras, of separable layers
 
 LEVELS = 3, 6  # of the feature pyramid: strides 8 to 64
-MOST_INSTANCES = 16  # per photo, in training
-ANCHORS = {"num_scales": 1, "aspect_ratios": [0.5, 1.0, 2.0], "anchor_size": 3.0}  # sides 24, 48, 96, 192 pixels
+ASPECTS = [0.5, 1.0, 2.0]  # width over height of the anchors
+ANCHOR_SIZE = 3 / 320  # of the image's side, times the stride: 24, 48, 96 and 192 pixels at 320 px
 HUBER_DELTA = 0.2  # of box errors; 1 is a tenth of the box's side
 FROZEN = 9  # first layers of the encoder that keep ImageNet's weights: strides 2 and 4 (a sixth of the time)
 SAMPLED_ANCHORS, SAMPLED, SAMPLED_MASKS = 256, 64, 16  # per photo, that the losses look at
@@ -40,7 +40,7 @@ def task(
       num_classes: with class 0, the background.
       filters: channels of the feature pyramid and the heads.
       proposals: regions that the heads look at, 32 or more; twice as many in training.
-      detections: most instances in an answer.
+      detections: at most this many in an answer.
     """
     config = maskrcnn.MaskRCNNTask(
         model=maskrcnn.MaskRCNN(
@@ -48,7 +48,7 @@ def task(
             input_size=[image_size, image_size, 3],
             min_level=LEVELS[0],
             max_level=LEVELS[1],
-            anchor=maskrcnn.Anchor(**ANCHORS),
+            anchor=maskrcnn.Anchor(num_scales=1, aspect_ratios=ASPECTS, anchor_size=ANCHOR_SIZE * image_size),
             backbone=backbones.Backbone(type="mobilenet", mobilenet=backbones.MobileNet(model_id="MobileNetV2")),
             decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(num_filters=filters, use_separable_conv=True)),
             rpn_head=maskrcnn.RPNHead(num_filters=filters, use_separable_conv=True),
@@ -107,20 +107,24 @@ def normalize(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast(pixels, tf.float32) / 127.5 - 1
 
 
-def batches(draw: Callable[[int], scenes.Scene], first: int, image_size: int, batch_size: int) -> tf.data.Dataset:
+def batches(
+    draw: Callable[[int], scenes.Scene], first: int, image_size: int, batch_size: int, instances: int
+) -> tf.data.Dataset:
     """Training batches, without end: images and what the losses compare with.
 
     Args:
       draw: the scene with this number, image_size pixels wide and high.
       first: the number of the first scene.
+      instances: at most this many in a scene.
     """
-    anchors = anchor.build_anchor_generator(min_level=LEVELS[0], max_level=LEVELS[1], **ANCHORS)((image_size,) * 2)
+    options = {"num_scales": 1, "aspect_ratios": ASPECTS, "anchor_size": ANCHOR_SIZE * image_size}
+    anchors = anchor.build_anchor_generator(min_level=LEVELS[0], max_level=LEVELS[1], **options)((image_size,) * 2)
     labeler = anchor.RpnAnchorLabeler(rpn_batch_size_per_im=SAMPLED_ANCHORS)
 
     def load(number):
         scene = draw(int(number))
         boxes, classes, masks = scenes.targets(scene)
-        return scene.image, boxes[:MOST_INSTANCES], classes[:MOST_INSTANCES], masks[:MOST_INSTANCES]
+        return scene.image, boxes[:instances], classes[:instances], masks[:instances]
 
     def prepare(number):
         kinds = (tf.uint8, tf.float32, tf.int32, tf.float32)
@@ -130,7 +134,7 @@ def batches(draw: Callable[[int], scenes.Scene], first: int, image_size: int, ba
         classes.set_shape((None,))
         masks.set_shape((None, scenes.MASK_SIDE, scenes.MASK_SIDE))
         scores, offsets = labeler.label_anchors(anchors, boxes, tf.cast(classes[:, tf.newaxis], tf.float32))
-        pad = functools.partial(preprocess_ops.clip_or_pad_to_fixed_size, size=MOST_INSTANCES, constant_values=-1)
+        pad = functools.partial(preprocess_ops.clip_or_pad_to_fixed_size, size=instances, constant_values=-1)
         labels = {"rpn_score_targets": scores, "rpn_box_targets": offsets}
         return image, {**labels, "gt_boxes": pad(boxes), "gt_classes": pad(classes), "gt_masks": pad(masks)}
 

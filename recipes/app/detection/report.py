@@ -61,7 +61,7 @@ def mosaic(
             axis.imshow(instances.overlay(scene.image, drawn))
     for axis in axes.ravel():
         axis.set_axis_off()
-    for axis, title in zip(axes[0], ("truth", "found") * (COLUMNS // 2), strict=True):
+    for axis, title in zip(axes[0], ("truth", "detections") * (COLUMNS // 2), strict=True):
         axis.set_title(title)
     figure.savefig(path, dpi=110)
 

@@ -16,10 +16,15 @@ from app.cli import InputError, one_line
 from app.download import download
 from app.files import ROOT, shown
 
+import requests
 import tensorflow_hub as hub
 
 ARCHIVES = (".tar.gz", ".tgz")
 CHECKPOINT = "checkpoint"  # a folder in the model zoo's archives, as large as the SavedModel and not needed here
+
+
+class Unavailable(InputError):
+    """A model could not be downloaded."""
 
 
 def first_available(handles: Sequence[str]):
@@ -31,19 +36,25 @@ def first_available(handles: Sequence[str]):
     Returns:
       What `tf.saved_model.load` gives.
     Raises:
-      InputError: if none is available; it lists why.
+      Unavailable: if none could be downloaded; it lists why.
+      InputError: if one of them is damaged, or is no model.
     """
-    reasons, ordered = [], sorted(handles, key=lambda handle: not (_is_url(handle) and _kept(handle).exists()))
+    reasons, kind = [], Unavailable
+    ordered = sorted(handles, key=lambda handle: not (_is_url(handle) and _kept(handle).exists()))
     for handle in ordered:
         try:
             return _load(handle)
+        except Unavailable as error:
+            reasons.append(str(error))
         except InputError as error:
+            kind = InputError
             reasons.append(str(error))
         except (OSError, ValueError) as error:  # an unreadable file, an invalid address
+            kind = InputError
             reasons.append(f"{handle}: cannot be read ({one_line(error)})")
         if handle != ordered[-1]:
             print(reasons[-1], flush=True)
-    raise InputError("; ".join(reasons))
+    raise kind("; ".join(reasons))
 
 
 def _load(handle: str):
@@ -88,10 +99,13 @@ def _fetch(url: str) -> pathlib.Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as temporary:
             archive = pathlib.Path(temporary, "archive")
-            download(address, archive)
-            _unpack_into(folder, archive, address)
+            try:
+                download(address, archive)
+                _unpack_into(folder, archive, address)
+            except (requests.RequestException, InputError) as error:  # it may be the page of a login instead
+                raise Unavailable(f"{url}: the download failed ({one_line(error)})") from error
     except OSError as error:
-        raise InputError(f"{url}: the download failed ({one_line(error)})") from error
+        raise InputError(f"{url}: cannot be kept in {shown(folder.parent)} ({one_line(error)})") from error
     return folder
 
 

@@ -15,9 +15,9 @@ MOST_PASTED = 3
 PASTED_SIZE = (0.2, 0.7)  # of the photo's side: the longer side of a pasted instance
 SHARE_DECOYS = 0.2  # of what is pasted: outlines of instances with the pixels of something else
 SCALE = (0.7, 1.5)  # of the size at which a photo fits
-MOST_ENLARGED = 2.0  # times; beyond it a small photo is but a blur
+MOST_ENLARGED = 2.0  # times; a photo also until it fits
 LEAST_VISIBLE = 0.2  # of an instance: with less it is left out
-DECOY = 0  # the class of an outline that is nothing
+DECOY = 0  # the class of decoys
 MASK_SIDE = 56  # pixels of the masks to learn, twice as many as the network gives
 
 
@@ -27,6 +27,7 @@ class Scene(NamedTuple):
     image: np.ndarray  # uint8 [H, W, 3]
     classes: np.ndarray  # int32 [n], from 1
     masks: np.ndarray  # bool [n, H, W]; they may overlap
+    crowd: np.ndarray | None = None  # bool [H, W], where instances are not told apart; None: nowhere
 
 
 def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -35,27 +36,37 @@ def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
     return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
 
 
-def shrink(scene: Scene, side: int) -> Scene:
-    """A scene whose longer side has at most `side` pixels."""
+def prepare(scene: Scene, side: int) -> Scene:
+    """A scene to train with: crowds are filled in, and the longer side has at most `side` pixels."""
     height, width = scene.image.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return scene
+    scale = min(1.0, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    masks = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in scene.masks]
-    masks = np.stack(masks).astype(bool) if masks else np.zeros((0, *size[::-1]), bool)
-    return Scene(cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA), scene.classes, masks)
+
+    def resized(mask):
+        return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+
+    image = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA)
+    masks = [resized(mask) for mask in scene.masks]
+    if scene.crowd is not None:
+        image = _fill(np.random.default_rng(0), image, resized(scene.crowd) & ~np.any(masks, axis=0))
+    kept = [k for k, mask in enumerate(masks) if mask.any()]  # one may be smaller than a pixel now
+    return Scene(image, scene.classes[kept], _stack([masks[k] for k in kept], size[::-1]))
 
 
 def erase(rng: np.random.Generator, scene: Scene) -> Scene:
-    """A photo without its instances: what is around them is drawn into their place, coarsely, with noise."""
-    height, width = scene.image.shape[:2]
-    hole = cv2.dilate(scene.masks.any(0).astype(np.uint8), np.ones((9, 9), np.uint8))
+    """A photo without its instances: what is around them is drawn into their place."""
+    return nothing(_fill(rng, scene.image, scene.masks.any(0)))
+
+
+def _fill(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fills a part of an image with what is around it, coarsely, with noise."""
+    height, width = image.shape[:2]
+    hole = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8))
     size = max(1, width // 4), max(1, height // 4)  # at full size it would take seconds
-    small, small_hole = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA), cv2.resize(hole, size)
+    small, small_hole = cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.resize(hole, size)
     filled = cv2.resize(cv2.inpaint(small, small_hole, 3, cv2.INPAINT_TELEA), (width, height))
     filled = np.clip(filled + rng.normal(0, 6, filled.shape), 0, 255).astype(np.uint8)
-    return nothing(np.where(hole[..., None] > 0, filled, scene.image))
+    return np.where(hole[..., None] > 0, filled, image)
 
 
 def nothing(image: np.ndarray) -> Scene:
@@ -86,18 +97,18 @@ def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Ge
 
 
 def _place(rng: np.random.Generator, scene: Scene, side: int) -> Scene:
-    """A scene at a random scale and place in a square; what is outside of it is cut off, what is missing grey."""
+    """A scene at a random scale and place in a square: parts outside are cropped, empty areas are grey."""
     height, width = scene.image.shape[:2]
-    scale = min(MOST_ENLARGED, side / max(height, width) * np.exp(rng.uniform(*np.log(SCALE))))
+    fit = side / max(height, width)
+    scale = min(max(MOST_ENLARGED, fit), fit * np.exp(rng.uniform(*np.log(SCALE))))
     free_x, free_y = side - width * scale, side - height * scale
     matrix = np.float32([[scale, 0, free_x * rng.random()], [0, scale, free_y * rng.random()]])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    image = cv2.warpAffine(scene.image, matrix, (side, side), flags=method, borderValue=(128, 128, 128))
+    image = cv2.warpAffine(scene.image, matrix, (side, side), borderValue=(128, 128, 128))
     masks = [
         cv2.warpAffine(mask.astype(np.uint8), matrix, (side, side), flags=cv2.INTER_NEAREST) for mask in scene.masks
     ]
     kept = [k for k, mask in enumerate(masks) if mask.sum() > LEAST_VISIBLE * scale**2 * scene.masks[k].sum()]
-    return Scene(image, scene.classes[kept], _stack([masks[k] for k in kept], side))
+    return Scene(image, scene.classes[kept], _stack([masks[k] for k in kept], (side, side)))
 
 
 def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
@@ -126,9 +137,9 @@ def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
     masks = [mask & ~pasted for mask in canvas.masks]
     kept = [n for n, mask in enumerate(masks) if mask.sum() > LEAST_VISIBLE * canvas.masks[n].sum()]
     classes, masks = canvas.classes[kept], [masks[n] for n in kept]
-    if other.classes[k] != DECOY:
+    if other.classes[k] != DECOY and pasted.any():
         classes, masks = np.append(classes, other.classes[k]).astype(np.int32), [*masks, pasted]
-    return Scene(pixels, classes, _stack(masks, side))
+    return Scene(pixels, classes, _stack(masks, (side, side)))
 
 
 def _disguise(rng: np.random.Generator, scene: Scene, other: Scene) -> Scene:
@@ -146,12 +157,12 @@ def _recolour(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(varied), 0, 255).astype(np.uint8)
 
 
-def _stack(masks: Sequence[np.ndarray], side: int) -> np.ndarray:
-    return np.stack(masks).astype(bool) if len(masks) else np.zeros((0, side, side), bool)
+def _stack(masks: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    return np.stack(masks).astype(bool) if len(masks) else np.zeros((0, *shape), bool)
 
 
 def targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the network has to find in a scene.
+    """The training targets of a scene.
 
     Returns:
       Boxes float32 [n, 4] (top, left, bottom, right in pixels), classes int32 [n], and the part of each mask inside

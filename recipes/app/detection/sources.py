@@ -22,6 +22,7 @@ class Source(NamedTuple):
     """A data set: functions that read its scenes, whose classes 1, 2, ... are the categories in their order."""
 
     categories: dict[int, str]  # names by id
+    most_instances: int  # in one photo
     train: list[Callable[[], scenes.Scene]]
     validation: list[Callable[[], scenes.Scene]]
     test: list[Callable[[], scenes.Scene]]
@@ -50,7 +51,7 @@ def load(name: str, data_dir: str | None = None, seed: int = 0, limit: int | Non
     else:
         raise InputError(f"--data {name}: no such data set or folder; choose {pets.NAME} or a folder")
     splits = (part[:limit] for part in (source.train, source.validation, source.test))
-    return Source(source.categories, *splits)
+    return Source(source.categories, source.most_instances, *splits)
 
 
 def _pets(data_dir: str | None, seed: int) -> Source:
@@ -64,7 +65,7 @@ def _pets(data_dir: str | None, seed: int) -> Source:
         return pet_scene(image.numpy(), label.numpy()[..., 0], is_cat=element["species"] == 0)
 
     train, validation = data.split(source.train, source.validation_share, seed)
-    return Source(PETS, readers(train), readers(validation), readers(source.test))
+    return Source(PETS, 1, readers(train), readers(validation), readers(source.test))
 
 
 def _own(path: pathlib.Path, seed: int) -> Source:
@@ -74,16 +75,19 @@ def _own(path: pathlib.Path, seed: int) -> Source:
         numbers = {name: number for number, name in enumerate(categories.values(), 1)}
         read = functools.partial(annotated_scene, numbers)
     elif found.class_names == TRIMAP:
+        print(f"--data {path}: photos whose names begin with a capital letter are cats, as in Oxford-IIIT Pet")
         categories, read = PETS, functools.partial(_trimap_scene, found)
     else:
-        raise InputError(f"--data {path}: masks do not tell instances apart; annotate them, and export them as COCO")
+        raise InputError(f"--data {path}: masks do not separate instances; annotate these, and export them as COCO")
     splits = {"train": found.train, "validation": found.validation, "test": found.test}
     if not found.validation:
         parts = data.split(tf.data.Dataset.range(len(found.train)), found.validation_share, seed)
         numbers_of = (part.as_numpy_iterator() for part in parts)
         splits["train"], splits["validation"] = ([found.train[index] for index in part] for part in numbers_of)
     readers = ([functools.partial(read, example) for example in part] for part in splits.values())
-    return Source(categories, *readers)
+    examples = (*splits["train"], *splits["validation"], *splits["test"])
+    most = max(len(example.annotations) for example in examples) if found.layout.categories else 1
+    return Source(categories, most, *readers)
 
 
 def _with_instances(path: pathlib.Path, found: folder.Survey) -> dict[int, str]:
@@ -98,11 +102,13 @@ def _with_instances(path: pathlib.Path, found: folder.Survey) -> dict[int, str]:
 
 
 def annotated_scene(numbers: dict[str, int], example: Example) -> scenes.Scene:
-    """A photo with COCO annotations, without its crowds; `numbers` are the classes by name."""
-    single: list[coco.Annotation] = [one for one in example.annotations if not one.is_crowd and one.name in numbers]
+    """A photo with COCO annotations; `numbers` are the classes by name."""
+    known: list[coco.Annotation] = [one for one in example.annotations if one.name in numbers]
+    single, crowds = ([one for one in known if one.is_crowd == is_crowd] for is_crowd in (False, True))
     image = photos.read(example.image)
     masks = np.stack([one.mask() for one in single]) if single else np.zeros((0, *image.shape[:2]), bool)
-    return scenes.Scene(image, np.array([numbers[one.name] for one in single], np.int32), masks)
+    crowd = np.any([one.mask() for one in crowds], axis=0) if crowds else None
+    return scenes.Scene(image, np.array([numbers[one.name] for one in single], np.int32), masks, crowd)
 
 
 def _trimap_scene(found: folder.Survey, example: Example) -> scenes.Scene:
@@ -116,7 +122,7 @@ def pet_scene(image: np.ndarray, label: np.ndarray, is_cat: bool) -> scenes.Scen
     Args:
       image: uint8 [H, W, 3].
       label: uint8 [H, W], 0 = pet, 1 = background, 2 = border.
-      is_cat: or a dog.
+      is_cat: False for a dog.
     """
     if not (label == labels.PET).any():
         return scenes.nothing(image)

@@ -4,7 +4,7 @@ import argparse
 import functools
 import math
 import pathlib
-import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -16,7 +16,7 @@ from app import cli, device, files
 from app.detection import detector, export, instances, label_map, network, precision, report, scenes, sources
 from app.sources import check, pets, synthetic
 from app.training import encoders, flags, state
-from app.training.report import write_history
+from app.training.report import versions, write_history
 
 import numpy as np
 import tensorflow as tf
@@ -28,8 +28,9 @@ NOTHING = 0.2  # of the scenes begin without an instance
 DRAWN = 0.3  # of these: a drawn background, the others a photo whose instances are filled in
 LOSSES = ("rpn_score_loss", "rpn_box_loss", "frcnn_cls_loss", "frcnn_box_loss", "mask_loss")  # parts of the total
 SCORE = "val_mask_ap"  # chooses the best epoch
-LEAST_SCORE = 0.05  # of a detection
-MOST_DETECTIONS = 20  # in a photo
+MIN_SCORE = 0.05  # of a detection
+MAX_DETECTIONS = 100  # in a photo; the network may give fewer
+CACHE = 2e9  # bytes of photos that are kept in memory
 
 
 def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: int, learning_rate: float) -> "Run":
@@ -47,6 +48,7 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
     args = _parse(recipe, doc, image_size, epochs, batch_size, learning_rate)
     if args.check_data:
         check.print_findings(pathlib.Path(args.data))
+        sources.load(args.data)
         sys.exit(0)
     gpus = device.gpu_details()  # before anything else uses them
     tf_keras.utils.set_random_seed(args.seed)
@@ -81,9 +83,10 @@ class Run:
         self.epochs, self.learning_rate = config["epochs"], config["learning_rate"]
         self.output, self.model_path = config["output"], config["model"]
         self.steps_per_epoch = max(1, len(source.train) // self.batch_size)
-        # Photos are kept at the size of the network: 0.3 MB each at 320 px.
-        self._read = functools.lru_cache(maxsize=4000)(
-            lambda index: scenes.shrink(source.train[index](), self.image_size)
+        # At the size of the network; three bytes a pixel, and one for each mask.
+        photos = int(CACHE / (self.image_size**2 * (3 + source.most_instances)))
+        self._read = functools.lru_cache(maxsize=photos)(
+            lambda index: scenes.prepare(source.train[index](), self.image_size)
         )
         self.rows, self.best, self.seconds = [], -math.inf, 0.0
 
@@ -105,7 +108,7 @@ class Run:
 
         Args:
           model: the network; see network.py.
-          step: from a batch to the losses.
+          step: takes a step on a batch, and returns the losses.
           optimizer: averages the weights (use_ema).
         """
         lock, settings = state.Lock(self.output), self._settings()
@@ -122,7 +125,8 @@ class Run:
         detect_all = export.detector(model, self.image_size, self.category_ids)
         detect = self._detector(lambda photo: detect_all(tf.constant(photo[np.newaxis])))
         first = len(self.rows) * self.steps_per_epoch * self.batch_size
-        batches = iter(network.batches(self.draw, first, self.image_size, self.batch_size))
+        most = self.source.most_instances + scenes.MOST_PASTED
+        batches = iter(network.batches(self.draw, first, self.image_size, self.batch_size, most))
         while len(self.rows) < self.epochs:
             began, losses = time.perf_counter(), []
             bar = tqdm(range(self.steps_per_epoch), unit="step", disable=None, leave=False, file=sys.stdout)
@@ -137,8 +141,8 @@ class Run:
             scores = precision.average_precision(self.source.validation, self.category_ids, detect)
             row |= {f"val_{name}": value for name, value in scores.items()}
             self.rows.append({"epoch": len(self.rows) + 1, **{name: float(value) for name, value in row.items()}})
-            if row[SCORE] > self.best or not self.model_path.exists():
-                self.best = max(self.best, row[SCORE])
+            if row[SCORE] >= self.best:
+                self.best = float(row[SCORE])
                 self._export(detect_all, model)
             state.assign(model.trainable_variables, own)
             self.seconds += time.perf_counter() - began
@@ -151,9 +155,8 @@ class Run:
         return list(self.source.categories)
 
     def _settings(self) -> dict[str, Any]:
-        names = ("data", "image_size", "epochs", "batch_size", "learning_rate", "backbone_weights", "limit", "seed")
         facts = {"images": self.source.counts, "classes": self.source.categories}
-        return {name: self.config[name] for name in names} | facts
+        return {name: self.config[name] for name in state.FLAGS if name in self.config} | facts
 
     def _resume(self, keep: SimpleNamespace, settings: dict[str, Any]) -> None:
         if not self.config["resume"]:
@@ -164,6 +167,8 @@ class Run:
             state.check(interrupted.facts["about"], settings)
             facts = interrupted.facts
             self.rows, self.best, self.seconds = facts["rows"], facts["best"], facts["seconds"]
+            if not (self.model_path / "saved_model.pb").exists():
+                self.best = -math.inf  # it was deleted: that of the next epoch is the best
             state.assign(keep.variables, interrupted.model)
             state.assign(keep.optimizer.variables, interrupted.optimizer)
         done = len(self.rows)
@@ -176,23 +181,27 @@ class Run:
         state.save(self.output, keep, facts)
 
     def _export(self, detect_all: Callable, model: tf_keras.Model) -> None:
-        """Writes the SavedModel and its label map; the folder is complete or that of an earlier epoch."""
-        self.model_path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.model_path.parent, prefix=".model-") as temporary:
-            new = pathlib.Path(temporary, "new")
+        """Writes the SavedModel and its label map."""
+        files.remove_leftovers(self.model_path)
+        with tempfile.TemporaryDirectory() as temporary:
+            new = pathlib.Path(temporary)
             export.save(detect_all, model, new)
             label_map.write(new / report.LABELS, self.source.categories)
-            if self.model_path.exists():
-                self.model_path.rename(pathlib.Path(temporary, "old"))
-            new.rename(self.model_path)
+            parts = [path for path in new.rglob("*") if path.is_file()]
+            for path in sorted(parts, key=lambda path: path.name == "saved_model.pb"):  # last, since it has the weights
+                with files.replacing(self.model_path / path.relative_to(new)) as copy:
+                    shutil.copyfile(path, copy)
 
     def _detector(self, detect_all: Callable) -> Callable[[np.ndarray], list[instances.Instance]]:
         names = self.source.categories
-        return lambda photo: detector.detect(detect_all, photo, names, LEAST_SCORE, MOST_DETECTIONS)
+        return lambda photo: detector.detect(detect_all, photo, names, MIN_SCORE, MAX_DETECTIONS)
 
     def report(self) -> None:
         """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
-        best = detector.from_saved_model((str(self.model_path),))
+        try:
+            best = detector.from_saved_model((str(self.model_path),))
+        except cli.InputError as error:
+            raise cli.InputError(f"{error}; deleted or damaged before it could be scored; train again") from error
         detect = self._detector(best)
         scores = precision.average_precision(self.source.test, self.category_ids, detect)
         metrics = {
@@ -201,8 +210,7 @@ class Run:
             "train": {"images": len(self.source.train), "epochs": len(self.rows), "seconds": round(self.seconds, 1)},
             "device": self.device,
             "config": self.config,
-            "versions": {"python": platform.python_version()}
-            | {library.__name__: library.__version__ for library in (tf, tf_keras, np)},
+            "versions": versions("tensorflow", "tf_keras", "tf-models-official", "pycocotools", "numpy"),
         }
         files.write_json(self.output / "metrics.json", metrics)
         pictures = report.pictures(self.output, self.source, detect)
@@ -225,7 +233,9 @@ def _parse(
     rate = cli.positive(float)
     add("--learning-rate", type=rate, default=learning_rate, metavar="X", help=f"default {learning_rate}")
     args = parser.parse_args()
-    flags.place(args, recipe, "")
+    flags.place(args, recipe)
+    if args.model.exists() and not (args.model / report.LABELS).exists():
+        raise cli.InputError(f"--output: {args.model} is there already, and no model; name another folder")
     if not args.check_data:
         files.check_writable(args.output, "--output")
         files.check_writable(args.model.parent, "weights folder")

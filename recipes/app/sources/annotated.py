@@ -20,6 +20,7 @@ ROBOFLOW = "_annotations.coco.json"
 SPLIT = re.compile(r"(?:.*[\W_])?(train|val|test)(?:id|idation)?\d*", re.IGNORECASE)
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 BACKGROUND = "background"  # class 0, the pixels of nobody
+MOST_ID = 2**24  # detectors give ids as float32
 NO_PHOTOS = {".json", ".txt"}
 
 
@@ -109,7 +110,7 @@ def _categories(names: Sequence[str], files: list[coco.File]) -> dict[int, str]:
     """The ids and names of the categories; ids from 1 on if those of the files are none for a label map."""
     ids = {name: number for file in reversed(files) for number, name in file.categories.items()}
     numbers = [ids[name] for name in names]
-    if len(set(numbers)) < len(numbers) or not all(isinstance(number, int) and number > 0 for number in numbers):
+    if len(set(numbers)) < len(numbers) or not all(isinstance(one, int) and 0 < one < MOST_ID for one in numbers):
         numbers = range(1, len(names) + 1)
     return dict(zip(numbers, names, strict=True))
 

@@ -76,7 +76,7 @@ def read(path: pathlib.Path, images: pathlib.Path) -> File:
     """Reads an annotation file whose images lie in a folder, or in subfolders of it.
 
     Raises:
-      InputError: if it is no valid COCO file, has no categories, or none of its images exists.
+      InputError: if it is not a valid COCO file, has no categories, or none of its images exists.
     """
     content = _content(path)
     located, problems, remarks = _locate(path, content["images"], images)
@@ -111,11 +111,14 @@ def read(path: pathlib.Path, images: pathlib.Path) -> File:
             if category_id not in categories:
                 raise ValueError(f"there is no category with the id {category_id!r}")
             region = _region(entry.get("segmentation"), *photo.size)
-            _check_box(entry.get("bbox"), *photo.size)
         except ValueError as error:
             problems.append(f"{path}: {where} of {photo.image.name}: {error}")
             incomplete.add(image_id)
             continue
+        if _is_outside(entry.get("bbox"), *photo.size):
+            size = f"{photo.size[0]} x {photo.size[1]}"
+            box = f"a box outside of the image, {str(entry['bbox'])[:60]} in {size}; its outline is taken instead"
+            remarks.append(f"{path}: {where} of {photo.image.name}: {box}")
         if coco_masks.area(region):
             is_crowd = entry.get("iscrowd") in (1, "1")
             photo.annotations.append(Annotation(category_id, categories[category_id], region, is_crowd))
@@ -137,23 +140,23 @@ def _content(path: pathlib.Path) -> dict[str, list[dict]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # of the encoding, or of JSON
-        raise InputError(f"{path}: no JSON ({one_line(error)}); export the annotations as COCO again") from error
+        raise InputError(f"{path}: not JSON ({one_line(error)}); export the annotations as COCO again") from error
     for name, fields in FIELDS.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
-            raise InputError(f"{path}: no COCO file, it has no list of {name}; export the annotations as COCO")
+            raise InputError(f"{path}: not a COCO file, it has no list of {name}; export the annotations as COCO")
         for number, entry in enumerate(entries):
             for field, kinds in fields.items():
                 value = entry.get(field) if isinstance(entry, dict) else None
                 if not isinstance(value, kinds):
                     found = json.dumps(value)[:40]
-                    raise InputError(f"{path}: no valid COCO file, {field} of {name}[{number}] is {found}")
+                    raise InputError(f"{path}: not a valid COCO file, {field} of {name}[{number}] is {found}")
     if not content["categories"]:
         raise InputError(f"{path}: its list of categories is empty; it has to name one or more")
     for number, entry in enumerate(content["images"]):
         width, height = entry["width"], entry["height"]
         if not (1 <= width < MOST_PIXELS and 1 <= height < MOST_PIXELS and width * height < MOST_PIXELS):
-            raise InputError(f"{path}: no valid COCO file, images[{number}] has a size that cannot be")
+            raise InputError(f"{path}: not a valid COCO file, images[{number}] has a size that cannot be")
     return content
 
 
@@ -222,12 +225,12 @@ def _region(outline: Any, width: int, height: int) -> dict[str, Any]:
     return coco_masks.merge(coco_masks.frPyObjects(outline, height, width))
 
 
-def _check_box(box: Any, width: int, height: int) -> None:
-    """Raises ValueError for a "bbox" outside of its image. It is not used: the mask knows better."""
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box):
-        x, y, w, h = box
-        if min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE:
-            raise ValueError(f"a box outside of the image, {str(box)[:60]} in {width} x {height}")
+def _is_outside(box: Any, width: int, height: int) -> bool:
+    """Whether a "bbox" leaves its image."""
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)):
+        return False
+    x, y, w, h = box
+    return min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE
 
 
 def _run_lengths(encoded: str) -> list[int]:

@@ -78,7 +78,7 @@ def parse(
         raise InputError("--shard: only with --predict; TF_CONFIG divides a training between machines")
     if args.check_data and args.predict:
         raise InputError("--check-data: only checks; leave --predict out")
-    name = place(args, recipe, ".keras")
+    name = place(args, recipe, ".keras", f"{recipe}.keras")
     if args.predict and args.model.parent == ROOT / "weights":
         if args.weights is None and name != recipe:
             args.weights = args.model  # of that data
@@ -106,12 +106,18 @@ def add_common(parser: Parser, recipe: str, epochs: int, batch_size: int) -> Non
     add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
     text = f"default output/{recipe}, with other data output/{recipe}-DATA"
     add("--output", type=pathlib.Path, metavar="DIR", help=text)
-    add("--resume", action="store_true", help="resume an interrupted run after its last finished epoch, or photo")
+    add("--resume", action="store_true", help="go on where an interrupted run stopped")
     add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
 
 
-def place(args: argparse.Namespace, recipe: str, ending: str) -> str:
+def place(args: argparse.Namespace, recipe: str, ending: str = "", beside: str = "model") -> str:
     """Completes `output`, adds `model`, the path of the trained model, and returns the name of the run.
+
+    Args:
+      args: the flags.
+      recipe: its name, which names the model in weights/.
+      ending: of that name.
+      beside: the name of the model in a folder given with --output.
 
     Raises:
       InputError: for --check-data without a folder.
@@ -122,7 +128,7 @@ def place(args: argparse.Namespace, recipe: str, ending: str) -> str:
     default_output = ROOT / "output" / name
     args.output = args.output.resolve() if args.output else default_output
     is_default = args.output == default_output
-    args.model = ROOT / "weights" / f"{name}{ending}" if is_default else args.output / f"{recipe}{ending}"
+    args.model = ROOT / "weights" / f"{name}{ending}" if is_default else args.output / beside
     return name
 
 

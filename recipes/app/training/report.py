@@ -3,7 +3,9 @@
 import csv
 import json
 import pathlib
+import platform
 from collections.abc import Sequence
+from importlib import metadata
 from types import SimpleNamespace
 
 from app import files
@@ -60,6 +62,11 @@ def mosaics(
         with files.replacing(paths[-1]) as temporary:
             masks.mosaic(temporary, rank_examples, class_names, f"{title}: {rank} of {len(ranked)} test images")
     return paths
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """The versions of Python and of installed libraries, by name."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in libraries}}
 
 
 def write_history(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:

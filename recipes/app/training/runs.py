@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +17,6 @@ from app.training import cluster, encoders, flags, recorder, report, state, tran
 from common.data import Data
 
 import keras
-import matplotlib
-import numpy as np
-import tensorflow as tf
 
 
 def start(
@@ -177,10 +173,7 @@ class Run:
             },
             "device": self.device,
             "config": self.config,
-            "versions": {
-                "python": platform.python_version(),
-                **{library.__name__: library.__version__ for library in (tf, keras, np, matplotlib)},
-            },
+            "versions": report.versions("tensorflow", "keras", "numpy", "matplotlib"),
         }
         files.write_json(self.output / "metrics.json", metrics)
         pictures = report.mosaics(self.output, examples, data.class_names, f"{self.recipe} on {self.data}")
