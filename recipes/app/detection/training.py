@@ -210,7 +210,7 @@ class Run:
             "train": {"images": len(self.source.train), "epochs": len(self.rows), "seconds": round(self.seconds, 1)},
             "device": self.device,
             "config": self.config,
-            "versions": versions("tensorflow", "tf_keras", "tf-models-official", "pycocotools", "numpy"),
+            "versions": versions(tf, tf_keras, np),
         }
         files.write_json(self.output / "metrics.json", metrics)
         pictures = report.pictures(self.output, self.source, detect)

@@ -5,8 +5,7 @@ import json
 import pathlib
 import platform
 from collections.abc import Sequence
-from importlib import metadata
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from app import files
 from app.cli import InputError
@@ -64,9 +63,9 @@ def mosaics(
     return paths
 
 
-def versions(*libraries: str) -> dict[str, str]:
-    """The versions of Python and of installed libraries, by name."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in libraries}}
+def versions(*libraries: ModuleType) -> dict[str, str]:
+    """The versions of Python and of libraries, by name."""
+    return {"python": platform.python_version(), **{one.__name__: one.__version__ for one in libraries}}
 
 
 def write_history(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:

@@ -17,6 +17,9 @@ from app.training import cluster, encoders, flags, recorder, report, state, tran
 from common.data import Data
 
 import keras
+import matplotlib
+import numpy as np
+import tensorflow as tf
 
 
 def start(
@@ -173,7 +176,7 @@ class Run:
             },
             "device": self.device,
             "config": self.config,
-            "versions": report.versions("tensorflow", "keras", "numpy", "matplotlib"),
+            "versions": report.versions(tf, keras, np, matplotlib),
         }
         files.write_json(self.output / "metrics.json", metrics)
         pictures = report.mosaics(self.output, examples, data.class_names, f"{self.recipe} on {self.data}")
