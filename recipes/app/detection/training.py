@@ -187,8 +187,9 @@ class Run:
             new = pathlib.Path(temporary)
             export.save(detect_all, model, new)
             label_map.write(new / report.LABELS, self.source.categories)
+            order = {report.LABELS: 0, "saved_model.pb": 2}  # first what marks the folder, last the weights
             parts = [path for path in new.rglob("*") if path.is_file()]
-            for path in sorted(parts, key=lambda path: path.name == "saved_model.pb"):  # last, since it has the weights
+            for path in sorted(parts, key=lambda path: order.get(path.name, 1)):
                 with files.replacing(self.model_path / path.relative_to(new)) as copy:
                     shutil.copyfile(path, copy)
 

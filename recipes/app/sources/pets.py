@@ -60,7 +60,8 @@ def _download(builder) -> None:
     except Exception as error:  # network, checksum, archive or disk
         raise InputError(
             f"--data {builder.name}: not in {builder.data_path}, and the download failed ({one_line(error)}). Put a "
-            "prepared copy there, name another folder with --data-dir, or use --data synthetic, which works offline"
+            "prepared copy there, or name another folder with --data-dir; the U-Nets and the FCN also train offline: "
+            "--data synthetic"
         ) from error
     finally:
         for leftover in set(downloads.rglob("*.tmp.*")) - before:
