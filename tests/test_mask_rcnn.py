@@ -346,11 +346,14 @@ def test_without_a_network_the_small_model_steps_in(command_line, weights, tmp_p
 
 
 def test_the_small_model_outlines_the_cat_and_nothing_else(command_line, tmp_path):
-    """Its box and its outline are those of the cat, drawn by hand; the portrait and the coffee have no pet."""
+    """As the U-Net cuts it out; the portrait and the coffee have no pet."""
     status, out, err = command_line(mask_rcnn_hub, "--model", "small", "--min-score", 0.5, "--output", tmp_path)
     assert (status, err) == (0, "") and out.count("  nothing  ") == 2
     (cat,) = json.loads((tmp_path / "detections.json").read_text())
     assert cat["category_id"] == 17
+    found = coco_masks.decode(cat["segmentation"]).astype(bool)
+    cutout = np.asarray(Image.open(ROOT / "resources" / "cat_cutout.png"))[..., 3] > 127
+    assert (found & cutout).sum() > 0.9 * (found | cutout).sum()
 
 
 def test_damaged_cached_model(command_line, drawn, weights, http_server, tmp_path):
