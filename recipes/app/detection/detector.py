@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from app.cli import InputError
-from app.detection import saved_models
+from app.detection import saved_models, scenes
 from app.detection.instances import Instance
+from app.photos import cutout
 
 import numpy as np
 import tensorflow as tf
@@ -16,12 +17,14 @@ OUTPUTS = {  # and their ranks
     "detection_masks": 4,
     "num_detections": 1,
 }
+COARSE = "coarse_masks"  # an output beside these: masks and boxes gain from following the photo's edges
 PHOTO = tf.TensorSpec((1, None, None, 3), tf.uint8)
 MASK_THRESHOLD = 0.5  # of the probability that a pixel belongs to the object
+MARGIN = 0.024  # of the photo's longer side, around a box: a coarse mask may grow beyond it
 
 
 def from_saved_model(handles: Sequence[str]) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
-    """Loads a detector: a function from a photo, uint8 [H, W, 3], to the tensors named in OUTPUTS.
+    """Loads a detector: a function from a photo, uint8 [H, W, 3], to the tensors named in OUTPUTS, and COARSE if given.
 
     For N detections, by descending score: boxes [1, N, 4] (ymin, xmin, ymax, xmax as fractions of height and width),
     classes and scores [1, N], masks [1, N, h, w] (probabilities inside the box), and their number [1].
@@ -53,7 +56,7 @@ def from_saved_model(handles: Sequence[str]) -> Callable[[np.ndarray], dict[str,
 
     def detect(photo):
         answer = loaded.signatures["serving_default"](**{name: tf.constant(photo[np.newaxis])})  # keeps `loaded` alive
-        return {output: answer[output] for output in OUTPUTS}
+        return {output: answer[output] for output in (*OUTPUTS, COARSE) if output in answer}
 
     return detect
 
@@ -70,11 +73,42 @@ def detect(
     result = []
     for k in sure[:max_detections]:
         box, category = boxes[k], int(found["detection_classes"][k])
-        mask, top, left = paste(found["detection_masks"][k], box, *photo.shape[:2])
+        if COARSE in found:
+            mask, top, left, box = _follow_edges(photo, found["detection_masks"][k], box)
+        else:
+            mask, top, left = paste(found["detection_masks"][k], box, *photo.shape[:2])
         if mask.any():
             name = names.get(category, f"class {category}")
             result.append(Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
     return result
+
+
+def _follow_edges(
+    photo: np.ndarray, mask: np.ndarray, box: np.ndarray
+) -> tuple[np.ndarray, int, int, np.ndarray | tuple[float, ...]]:
+    """Enlarges a coarse mask along the photo's edges, as cutout.py does; the box becomes the mean of box and mask.
+
+    Returns:
+      The mask, bool [h, w], its top and left in the photo, and the box.
+    """
+    height, width = photo.shape[:2]
+    probabilities, top, left = _enlarge(mask, box, height, width)
+    margin = round(MARGIN * max(height, width))
+    above, before = min(margin, top), min(margin, left)
+    below = min(margin, height - top - probabilities.shape[0])
+    behind = min(margin, width - left - probabilities.shape[1])
+    probabilities = np.pad(probabilities, ((above, below), (before, behind)))
+    top, left = top - above, left - before
+    if min(probabilities.shape) > 1:
+        part = photo[top : top + probabilities.shape[0], left : left + probabilities.shape[1]]
+        probabilities = cutout.edge_filter(part, max(height, width) / 500).filter(probabilities)
+    inside = probabilities > MASK_THRESHOLD
+    if inside.any():
+        first_row, first_column, last_row, last_column = scenes.bounds(inside)
+        rows, columns = top + np.array([first_row, last_row]), left + np.array([first_column, last_column])
+        own = np.array([rows[0] / height, columns[0] / width, rows[1] / height, columns[1] / width])
+        box = (box + own) / 2
+    return inside, top, left, box
 
 
 def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
@@ -90,9 +124,15 @@ def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[n
     Returns:
       bool [H, W] for the part of the photo in the box, and the top and left of that part, pixels.
     """
+    probabilities, top, left = _enlarge(mask, box, height, width)
+    return probabilities > MASK_THRESHOLD, top, left
+
+
+def _enlarge(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
+    """What `paste` returns, with probabilities, float32."""
     rows, top = _bilinear_weights(box[0], box[2], height, mask.shape[0])
     columns, left = _bilinear_weights(box[1], box[3], width, mask.shape[1])
-    return rows @ mask.astype(np.float32) @ columns.T > MASK_THRESHOLD, top, left
+    return rows @ mask.astype(np.float32) @ columns.T, top, left
 
 
 def _bilinear_weights(begin: float, end: float, pixels: int, samples: int) -> tuple[np.ndarray, int]:

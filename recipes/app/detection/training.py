@@ -28,7 +28,7 @@ NOTHING = 0.2  # of the scenes begin without an instance
 DRAWN = 0.3  # of these: a drawn background, the others a photo whose instances are filled in
 LOSSES = ("rpn_score_loss", "rpn_box_loss", "frcnn_cls_loss", "frcnn_box_loss", "mask_loss")  # parts of the total
 SCORE = "val_mask_ap"  # chooses the best epoch
-MIN_SCORE = 0.05  # of a detection
+MIN_SCORE = 0.01  # of a detection that is scored
 MAX_DETECTIONS = 100  # in a photo; the network may give fewer
 CACHE = 2e9  # bytes of photos that are kept in memory
 

@@ -34,9 +34,7 @@ def enlarge(
     """
     height, width = photo.shape[:2]
     scale = max(height, width) / 500
-    edge_aware = cv2.ximgproc.createFastGlobalSmootherFilter(
-        np.ascontiguousarray(photo), SMOOTHNESS * scale**2, EDGE_TOLERANCE
-    )
+    edge_aware = edge_filter(photo, scale)
 
     def guided(channel):
         channel = np.ascontiguousarray(channel, np.float32)
@@ -57,6 +55,13 @@ def enlarge(
         label[channel > best] = index
         np.maximum(best, channel, out=best)
     return label, guided(1 - of[BACKGROUND]) if BACKGROUND in of else None
+
+
+def edge_filter(photo: np.ndarray, scale: float) -> cv2.ximgproc.FastGlobalSmootherFilter:
+    """A filter that smooths where a photo, or a part of one, is smooth; scale is the photo's longer side over 500."""
+    return cv2.ximgproc.createFastGlobalSmootherFilter(
+        np.ascontiguousarray(photo), SMOOTHNESS * scale**2, EDGE_TOLERANCE
+    )
 
 
 def alpha(foreground: np.ndarray) -> np.ndarray:
