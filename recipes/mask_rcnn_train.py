@@ -1,16 +1,17 @@
 """A small Mask R-CNN of your own: finds and outlines cats and dogs, or what you have annotated.
 
-Trains a Mask R-CNN on MobileNetV2 by tf-models-official on Oxford-IIIT Pet, where each photo has one pet, or on a
-folder with COCO annotations. Scenes are composed anew in every epoch: photos at random scales, with more instances
-pasted into them (copy-paste), and some without any. Saves COCO's average precisions, curves, a mosaic and a SavedModel
-that mask_rcnn_hub.py takes.
+Trains the Mask R-CNN of tf-models-official, with MobileNetV2 as its backbone, on Oxford-IIIT Pet, where each photo has
+one pet, or on a folder with COCO annotations. Scenes are composed anew in every epoch: photos at random scales, with
+more instances pasted into them (copy-paste), and some without any. Saves COCO's average precisions, curves, a mosaic
+and a SavedModel that mask_rcnn_hub.py takes.
 
-Needs:   two CPU cores and 6 GB of memory; at 320 px a step of 8 scenes takes 0.9 s.
-         The first run downloads 800 MB of photos and 9 MB of weights.
+Needs:   two CPU cores and 6 GB of memory; at 320 px a step of 8 scenes takes 0.7 s, so 30 epochs of pets three hours.
+         The first run downloads 800 MB of photos and 9 MB of weights. Few photos need more epochs.
 Run:     python recipes/mask_rcnn_train.py                      train on Oxford-IIIT Pet
          python recipes/mask_rcnn_train.py --data DIR           train on DIR/images and DIR/annotations.json
          python recipes/mask_rcnn_hub.py cat.jpg --model weights/mask_rcnn_train \
              --labels weights/mask_rcnn_train/label_map.pbtxt    use it
+Expect:  after 14 epochs an average precision of 0.78 (boxes) and 0.75 (masks); see weights/README.md.
 Papers:  He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017;
          Lin, Dollar, Girshick et al.: Feature Pyramid Networks for Object Detection, CVPR 2017;
          Ghiasi et al.: Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation, CVPR 2021.

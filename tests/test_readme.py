@@ -5,7 +5,7 @@ import pathlib
 import re
 
 import pytest
-from measure import ablation, start
+from measure import ablation, detector, start
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,6 +40,15 @@ def test_ablation_matches_the_recorded_runs():
 
 def test_few_photos_match_the_recorded_runs():
     assert start.table(json.loads((ROOT / "resources" / "start.json").read_text())) in README
+
+
+def test_detectors_match_the_recorded_measurement():
+    result = json.loads((ROOT / "resources" / "detector.json").read_text())
+    assert detector.table(result) in README
+    weights = (ROOT / "weights" / "README.md").read_text()
+    assert detector.details(result) in weights
+    for count, photos in result["small"]["alarms"].values():
+        assert f"{count} of {photos}" in weights
 
 
 def test_commands_without_make_match_the_makefile():

@@ -120,7 +120,17 @@ def table(result: dict) -> str:
         ),
         ("memory", *(f"{one['memory']:.1f} GB" for one in (large, small))),
     ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def details(result: dict) -> str:
+    """The Markdown table of weights/README.md."""
+    kinds = [f"{kind}_{score}" for kind in ("box", "mask") for score in ("ap", "ap50", "ap75")]
+    lines = ["| | boxes: AP | at IoU 0.50 | 0.75 | masks: AP | at IoU 0.50 | 0.75 |", "|---" * 7 + "|"]
+    for name, what in (("photos", "test photos"), ("composed", "photos composed of two to four test pets")):
+        scores = result["small"][name]
+        lines.append(f"| {scores['photos']} {what} | " + " | ".join(f"{scores[kind]:.3f}" for kind in kinds) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from app.detection import network
-from app.detection.detector import COARSE, OUTPUTS, PHOTO
+from app.detection.detector import COARSE, PHOTO
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +12,6 @@ import tf_keras
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 ODDS = 0.25  # factor of the odds of a score: the scenes of a training hold more instances than photos at large do
-SAME = 0.9  # IoU of two boxes from which on they are one object, whose better class counts
 
 
 def detector(model: tf_keras.Model, image_size: int, category_ids: Sequence[int]) -> tf.types.experimental.Callable:
@@ -30,10 +29,6 @@ def detector(model: tf_keras.Model, image_size: int, category_ids: Sequence[int]
         image = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]], constant_values=128)
         image = tf.ensure_shape(network.normalize(image), (image_size, image_size, 3))
         found = model(image[tf.newaxis], image_shape=fitted[tf.newaxis], training=False)
-        found = {name: found[name] for name in OUTPUTS if name != "num_detections"}
-        boxes, scores = found["detection_boxes"][0], found["detection_scores"][0]
-        kept = tf.image.non_max_suppression(boxes, scores, len(scores), SAME)
-        found = {name: tf.gather(values, kept, axis=1) for name, values in found.items()}
         scores = found["detection_scores"]
         spread = tf.constant(_spread(found["detection_masks"].shape[-1]), tf.float32)
         ids = tf.constant([0, *category_ids], tf.int32)  # class 0 is the background
@@ -42,7 +37,7 @@ def detector(model: tf_keras.Model, image_size: int, category_ids: Sequence[int]
             "detection_classes": tf.cast(tf.gather(ids, found["detection_classes"]), tf.float32),
             "detection_scores": ODDS * scores / (1 - (1 - ODDS) * scores),
             "detection_masks": tf.einsum("yh,bnhw,xw->bnyx", spread, found["detection_masks"], spread),
-            "num_detections": tf.reduce_sum(tf.cast(scores > 0, tf.float32), axis=1),
+            "num_detections": tf.cast(found["num_detections"], tf.float32),
             COARSE: tf.constant([1.0]),
         }
 
