@@ -50,7 +50,7 @@ def load(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         except saved_models.Unavailable as error:
             by_hand = f"to get it by hand, download {MODELS[-1]} elsewhere and name it with --model FILE.tar.gz"
             small = "using the small one, which finds cats and dogs only"
-            print(f"the large model is not available ({error}); {small}; {by_hand}", flush=True)
+            print(f"the large model is not available: {small} ({error}; {by_hand})", flush=True)
             model = "small"
     try:
         return detector.from_saved_model((str(SMALL) if model == "small" else model,))
@@ -71,12 +71,15 @@ def parse_flags() -> argparse.Namespace:
     add("photos", nargs="*", type=pathlib.Path, default=[PHOTOS], help="photos, or folders of them")
     text = "small, a URL on TensorFlow Hub or Kaggle, a folder with a SavedModel, or a .tar.gz (file or URL)"
     add("--model", metavar="M", help=text)
-    add("--labels", type=pathlib.Path, default=LABELS, metavar="FILE", help="another label map (.pbtxt)")
+    text = f"label map (.pbtxt); default {label_map.NAME} in the folder of --model, otherwise COCO's"
+    add("--labels", type=pathlib.Path, metavar="FILE", help=text)
     add("--min-score", type=cli.fraction, default=MIN_SCORE, metavar="X", help=f"0 to 1, default {MIN_SCORE}")
     text = f"at most this many per photo, default {MAX_DETECTIONS}"
     add("--max-detections", type=cli.positive(int), default=MAX_DETECTIONS, metavar="N", help=text)
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help="default output/mask_rcnn_hub")
     args = parser.parse_args()
+    own = pathlib.Path(args.model or "", label_map.NAME)
+    args.labels = args.labels or (own if args.model and own.exists() else LABELS)
     files.check_writable(args.output, "--output")
     return args
 

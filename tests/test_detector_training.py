@@ -132,7 +132,7 @@ def test_steps_and_an_export(tmp_path):
     assert last < 0.8 * first
 
     detect = export.detector(model, SIDE, (17, 90))
-    export.save(detect, model, tmp_path / "model")
+    export.save(detect, tmp_path / "model")
     weights = sum(np.size(variable) for variable in model.variables)
     assert (tmp_path / "model" / "saved_model.pb").stat().st_size < 2 * weights + 1.2e6  # float16, and the graph
     detect_all = detector.from_saved_model((str(tmp_path / "model"),))

@@ -43,18 +43,9 @@ def test_train_and_use(command_line, tmp_path):
     labels = model / "label_map.pbtxt"
     assert label_map.read(labels) == {3: "leaf", 90: "bug"}
 
-    flags = (
-        "--model",
-        output / "model",
-        "--labels",
-        labels,
-        "--min-score",
-        0,
-        "--output",
-        tmp_path / "found",
-    )
+    flags = ("--model", model, "--min-score", 0, "--output", tmp_path / "found")
     status, out, err = command_line(mask_rcnn_hub, folder / "images" / "scene 19.png", *flags)
-    assert (status, err) == (0, "") and "56 x 40" in out and "no names" not in out
+    assert (status, err) == (0, "") and "56 x 40" in out and ("bug" in out or "leaf" in out)
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
     assert found and {one["category_id"] for one in found} <= {3, 90}
     labels.write_text("item { id: 80 display_name: 'toaster' }")

@@ -9,7 +9,6 @@ from app.detection.detector import COARSE, PHOTO
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 ODDS = 0.25  # factor of the odds of a score: the scenes of a training hold more instances than photos at large do
 
@@ -54,36 +53,39 @@ def _spread(samples: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(samples)))
 
 
-def save(detect: Callable, model: tf_keras.Model, folder: pathlib.Path) -> None:
+def save(detect: Callable, folder: pathlib.Path) -> None:
     """Writes a detector as a SavedModel, its weights as constants in float16.
 
     With variables, TensorFlow would trace the network for training too, which fails.
     """
-    frozen = convert_variables_to_constants_v2(detect.get_concrete_function())
-    graph, names = frozen.graph.as_graph_def(), [output.name for output in frozen.outputs]
-    weights = {variable.numpy().tobytes() for variable in model.variables}
+    concrete = detect.get_concrete_function()
+    graph, names = concrete.graph.as_graph_def(), [output.name for output in concrete.outputs]
+    values = {id(variable.handle): variable.numpy() for variable in concrete.variables}
+    captured = {
+        inside.op.name: values[id(handle)] for handle, inside in concrete.graph.captures if id(handle) in values
+    }
     for node in list(graph.node):
-        if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum:
-            values = tf.make_ndarray(node.attr["value"].tensor)
-            if values.tobytes() in weights:
-                _halve(graph, node, values)
+        if node.op == "ReadVariableOp" and node.input[0] in captured:
+            _replace(graph, node, captured[node.input[0]])
+        elif node.name in captured:
+            graph.node.remove(node)
 
     @tf.function(input_signature=[PHOTO])
     def restored(input_tensor):
-        outputs = tf.graph_util.import_graph_def(graph, {frozen.inputs[0].name: input_tensor}, names)
-        return tf.nest.pack_sequence_as(detect.get_concrete_function().structured_outputs, outputs)
+        outputs = tf.graph_util.import_graph_def(graph, {concrete.inputs[0].name: input_tensor}, names)
+        return tf.nest.pack_sequence_as(concrete.structured_outputs, outputs)
 
     module = tf.Module()
     module.detect = restored
     tf.saved_model.save(module, str(folder), signatures={"serving_default": restored})
 
 
-def _halve(graph: tf.compat.v1.GraphDef, node: tf.compat.v1.NodeDef, values: np.ndarray) -> None:
-    """Replaces a constant by a cast from float16."""
+def _replace(graph: tf.compat.v1.GraphDef, node: tf.compat.v1.NodeDef, values: np.ndarray) -> None:
+    """Replaces the reading of a variable by a cast from a constant in float16."""
     half = graph.node.add(name=f"{node.name}/half", op="Const")
     half.attr["dtype"].type = tf.float16.as_datatype_enum
     half.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values.astype(np.float16)))
     node.op = "Cast"
+    node.input[:] = [half.name]
     node.attr.clear()
-    node.input.append(half.name)
     node.attr["SrcT"].type, node.attr["DstT"].type = tf.float16.as_datatype_enum, tf.float32.as_datatype_enum

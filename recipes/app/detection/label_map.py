@@ -6,6 +6,7 @@ from app.cli import InputError, one_line
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
+NAME = "label_map.pbtxt"  # beside a SavedModel
 FIELDS = (("name", 1), ("id", 2), ("display_name", 4))  # of StringIntLabelMapItem; others are ignored
 EXAMPLE = 'no line like item { id: 1 display_name: "person" } could be read'
 

@@ -15,7 +15,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-LABELS = "label_map.pbtxt"  # beside the SavedModel
 SHOWN_SCORE = 0.5  # of a detection in the mosaic
 PHOTOS, COLUMNS = 8, 4  # of the mosaic
 CURVES = {
@@ -73,8 +72,8 @@ def print_table(test: dict, model_path: pathlib.Path, paths: Sequence[pathlib.Pa
         table + [(kind, f"{test[f'{kind}_ap']:.3f}", f"{test[f'{kind}_ap50']:.3f}") for kind in precision.KINDS]
     )
     recipe = str(files.shown(pathlib.Path(sys.argv[0]).with_name("mask_rcnn_hub.py")))
-    model, labels = (str(files.shown(path)) for path in (model_path, model_path / LABELS))
+    model = str(files.shown(model_path))
     print(f"model       {model}")
-    print(f"use it      {shlex.join(['python', recipe, 'PHOTO', '--model', model, '--labels', labels])}")
+    print(f"use it      {shlex.join(['python', recipe, 'PHOTO', '--model', model])}")
     for number, path in enumerate(paths):
         print(f"{'open these' if number == 0 else '':<12}{files.shown(path)}")

@@ -143,7 +143,7 @@ class Run:
             self.rows.append({"epoch": len(self.rows) + 1, **{name: float(value) for name, value in row.items()}})
             if row[SCORE] >= self.best:
                 self.best = float(row[SCORE])
-                self._export(detect_all, model)
+                self._export(detect_all)
             state.assign(model.trainable_variables, own)
             self.seconds += time.perf_counter() - began
             self._save(keep, settings)
@@ -180,14 +180,14 @@ class Run:
         facts = {"about": settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
         state.save(self.output, keep, facts)
 
-    def _export(self, detect_all: Callable, model: tf_keras.Model) -> None:
+    def _export(self, detect_all: Callable) -> None:
         """Writes the SavedModel and its label map."""
         files.remove_leftovers(self.model_path)
         with tempfile.TemporaryDirectory() as temporary:
             new = pathlib.Path(temporary)
-            export.save(detect_all, model, new)
-            label_map.write(new / report.LABELS, self.source.categories)
-            order = {report.LABELS: 0, "saved_model.pb": 2}  # first what marks the folder, last the weights
+            export.save(detect_all, new)
+            label_map.write(new / label_map.NAME, self.source.categories)
+            order = {label_map.NAME: 0, "saved_model.pb": 2}  # first what marks the folder, last the weights
             parts = [path for path in new.rglob("*") if path.is_file()]
             for path in sorted(parts, key=lambda path: order.get(path.name, 1)):
                 with files.replacing(self.model_path / path.relative_to(new)) as copy:
@@ -235,7 +235,7 @@ def _parse(
     add("--learning-rate", type=rate, default=learning_rate, metavar="X", help=f"default {learning_rate}")
     args = parser.parse_args()
     flags.place(args, recipe)
-    if args.model.exists() and not (args.model / report.LABELS).exists():
+    if args.model.exists() and not (args.model / label_map.NAME).exists():
         raise cli.InputError(f"--output: {args.model} is there already, and no model; name another folder")
     if not args.check_data:
         files.check_writable(args.output, "--output")
