@@ -18,6 +18,7 @@ Paper:   He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017.
 
 import argparse
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ def parse_flags() -> argparse.Namespace:
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help="default output/mask_rcnn_hub")
     args = parser.parse_args()
     own = pathlib.Path(args.model or "", label_map.NAME)
-    args.labels = args.labels or (own if args.model and own.exists() else LABELS)
+    args.labels = args.labels or (own if args.model and os.path.exists(own) else LABELS)  # no error for an odd name
     files.check_writable(args.output, "--output")
     return args
 
