@@ -80,7 +80,8 @@ def parse_flags() -> argparse.Namespace:
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help="default output/mask_rcnn_hub")
     args = parser.parse_args()
     own = pathlib.Path(args.model or "", label_map.NAME)
-    args.labels = args.labels or (own if args.model and os.path.exists(own) else LABELS)  # no error for an odd name
+    has_own = args.model and os.path.exists(own)  # noqa: PTH110  pathlib's fails for odd names
+    args.labels = args.labels or (own if has_own else LABELS)
     files.check_writable(args.output, "--output")
     return args
 
