@@ -1,5 +1,6 @@
 """Photos in the wild: every kind is read upright as 8-bit RGB, and unreadable files are reported."""
 
+import functools
 import os
 import pathlib
 
@@ -14,11 +15,12 @@ COLORS = np.array([[(250, 10, 20), (30, 240, 40)], [(50, 60, 230), (200, 210, 22
 PICTURE = COLORS.repeat(24, axis=0).repeat(32, axis=1)  # four flat tiles, 48 x 64
 
 
-def rotated(path):
+def rotated(path, ending=".jpg"):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise for display
-    Image.fromarray(np.rot90(PICTURE).copy()).save(path.with_suffix(".jpg"), exif=exif, quality=95)
-    return path.with_suffix(".jpg")
+    exif[0x0112] = 6  # to be turned clockwise for display; HEIC files say it twice, as phones do
+    stored = Image.fromarray(np.rot90(PICTURE).copy())
+    stored.save(path.with_suffix(ending), exif=exif.tobytes(), quality=95)
+    return path.with_suffix(ending)
 
 
 def saved(mode, ending, **options):
@@ -53,6 +55,9 @@ def wrong_ending(path):
 KINDS = {
     "jpeg": saved("RGB", ".jpg", quality=95),
     "rotated": rotated,
+    "iPhone": functools.partial(rotated, ending=".heic"),
+    "rotated avif": functools.partial(rotated, ending=".avif"),
+    "rotated webp": functools.partial(rotated, ending=".webp"),
     "grey": saved("L", ".png"),
     "black and white": saved("1", ".png"),
     "palette": palette,
@@ -67,7 +72,9 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_photo(kind, tmp_path):
-    pixels = photos.read(KINDS[kind](tmp_path / kind))
+    path = KINDS[kind](tmp_path / kind)
+    pixels = photos.read(path)
+    assert photos.find(tmp_path) == [path] and photos.size(path) == pixels.shape[1::-1]
     assert pixels.dtype == np.uint8
     grey = {"black and white": "1", "grey": "L", "16 bits": "L"}.get(kind, "RGB")
     expected = np.asarray(Image.fromarray(PICTURE).convert(grey).convert("RGB")).astype(int)

@@ -14,6 +14,7 @@ from app.files import replacing
 
 import cv2
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -26,8 +27,9 @@ LONGEST_NAME = 180  # bytes; file systems stop at 255
 # Pillow knows these endings, but they are not photos ...
 NO_PICTURES = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
 # ... and these are photos that it cannot read, to be reported rather than passed over.
-OTHER_PICTURES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
+OTHER_PICTURES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 
+pillow_heif.register_heif_opener()  # what iPhones take
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, and pictures close to its size limit
 
 
