@@ -96,5 +96,6 @@ def _write(
     if foreground is None:
         path.unlink(missing_ok=True)  # left by other weights
     else:
-        photos.write(path, np.dstack([photo.pixels, cutout.alpha(foreground)]))
+        opacity = cutout.alpha(foreground)
+        photos.write(path, np.dstack([cutout.colors(photo.pixels, opacity), opacity]))
     return np.bincount(label.ravel(), minlength=len(class_names)) / label.size
