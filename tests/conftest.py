@@ -5,10 +5,12 @@ import re
 import sys
 import threading
 
-import app  # noqa: F401  before TensorFlow, which it configures
+from app import models
+from common import scores
 
 import keras
 import pytest
+import unet_scratch
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -52,6 +54,15 @@ def shared():
     if not SHARED.exists():
         pytest.skip("the folder with the real data, ../shared, is not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A 64 px U-Net with random weights, for tests that ignore what it predicts."""
+    path = tmp_path_factory.mktemp("weights") / "unet_scratch.keras"
+    keras.utils.set_random_seed(1)
+    models.save(unet_scratch.build_model(64, 3), path, scores.TRIMAP)
+    return path
 
 
 class QuietServer(http.server.ThreadingHTTPServer):

@@ -36,15 +36,6 @@ def pet_iou(truth, mask):
     return (truth & mask).sum() / (truth | mask).sum()
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A 64 px U-Net with random weights, for tests that ignore what it predicts."""
-    path = tmp_path_factory.mktemp("weights") / "unet_scratch.keras"
-    keras.utils.set_random_seed(1)
-    models.save(unet_scratch.build_model(64, 3), path, scores.TRIMAP)
-    return path
-
-
 def test_the_shipped_weights_cut_out_a_pet(command_line, tmp_path):
     """One command, no training, on drawn pets that these weights have never seen."""
     ious = []

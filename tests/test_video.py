@@ -8,12 +8,9 @@ import shutil
 import subprocess
 import threading
 
-from app import models
 from app.photos import video
-from common import scores
 
 import av
-import keras
 import numpy as np
 import pytest
 import unet_scratch
@@ -23,15 +20,6 @@ SIZE = (160, 120)
 GREEN, RED, BLUE = (40, 200, 40), (200, 40, 40), (30, 30, 220)
 MILLISECONDS = fractions.Fraction(1, 1000)
 UNEVEN = [40 * number + (500 if number > 10 else 0) for number in range(30)]  # a pause after the eleventh frame
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A 64 px U-Net with random weights."""
-    path = tmp_path_factory.mktemp("weights") / "unet_scratch.keras"
-    keras.utils.set_random_seed(1)
-    models.save(unet_scratch.build_model(64, 3), path, scores.TRIMAP)
-    return path
 
 
 def film(path, size=SIZE, codec="libx264", sound="aac", times=range(0, 1200, 40), options=None):

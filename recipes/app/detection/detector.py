@@ -83,9 +83,7 @@ def detect(
     return result
 
 
-def _follow_edges(
-    photo: np.ndarray, mask: np.ndarray, box: np.ndarray
-) -> tuple[np.ndarray, int, int, np.ndarray | tuple[float, ...]]:
+def _follow_edges(photo: np.ndarray, mask: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, int, int, np.ndarray]:
     """Enlarges a coarse mask along the photo's edges, as cutout.py does; the box becomes the mean of box and mask.
 
     Returns:
@@ -104,10 +102,8 @@ def _follow_edges(
         probabilities = cutout.edge_filter(part, max(height, width) / 500).filter(probabilities)
     inside = probabilities > MASK_THRESHOLD
     if inside.any():
-        first_row, first_column, last_row, last_column = scenes.bounds(inside)
-        rows, columns = top + np.array([first_row, last_row]), left + np.array([first_column, last_column])
-        own = np.array([rows[0] / height, columns[0] / width, rows[1] / height, columns[1] / width])
-        box = (box + own) / 2
+        bounds = np.add(scenes.bounds(inside), (top, left, top, left)) / (height, width, height, width)
+        box = (box + bounds) / 2
     return inside, top, left, box
 
 

@@ -39,22 +39,19 @@ def first_available(handles: Sequence[str]):
       Unavailable: if none could be downloaded; it lists why.
       InputError: if one of them is damaged, or is no model.
     """
-    reasons, kind = [], Unavailable
+    errors: list[InputError] = []
     ordered = sorted(handles, key=lambda handle: not (_is_url(handle) and _kept(handle).exists()))
     for handle in ordered:
         try:
             return _load(handle)
-        except Unavailable as error:
-            reasons.append(str(error))
         except InputError as error:
-            kind = InputError
-            reasons.append(str(error))
+            errors.append(error)
         except (OSError, ValueError) as error:  # an unreadable file, an invalid address
-            kind = InputError
-            reasons.append(f"{handle}: cannot be read ({one_line(error)})")
+            errors.append(InputError(f"{handle}: cannot be read ({one_line(error)})"))
         if handle != ordered[-1]:
-            print(reasons[-1], flush=True)
-    raise kind("; ".join(reasons))
+            print(errors[-1], flush=True)
+    kind = Unavailable if all(isinstance(error, Unavailable) for error in errors) else InputError
+    raise kind("; ".join(map(str, errors)))
 
 
 def _load(handle: str):

@@ -47,7 +47,8 @@ def load(name: str, data_dir: str | None = None, seed: int = 0, limit: int | Non
     if name == pets.NAME:
         source = _pets(data_dir, seed)
     elif pathlib.Path(name).is_dir():
-        source = _own(pathlib.Path(name), seed)
+        path = pathlib.Path(name)
+        source = of_survey(path, folder.checked(path, seed), seed)
     else:
         raise InputError(f"--data {name}: no such data set or folder; choose {pets.NAME} or a folder")
     splits = (part[:limit] for part in (source.train, source.validation, source.test))
@@ -68,8 +69,12 @@ def _pets(data_dir: str | None, seed: int) -> Source:
     return Source(PETS, 1, readers(train), readers(validation), readers(source.test))
 
 
-def _own(path: pathlib.Path, seed: int) -> Source:
-    found = folder.checked(path, seed)
+def of_survey(path: pathlib.Path, found: folder.Survey, seed: int = 0) -> Source:
+    """The data set of a folder, given its survey; says what is left out.
+
+    Raises:
+      InputError: if it has no instances to train with.
+    """
     if found.layout.categories:
         categories = _with_instances(path, found)
         numbers = {name: number for number, name in enumerate(categories.values(), 1)}

@@ -47,8 +47,8 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
     """
     args = _parse(recipe, doc, image_size, epochs, batch_size, learning_rate)
     if args.check_data:
-        check.print_findings(pathlib.Path(args.data))
-        sources.load(args.data)
+        path = pathlib.Path(args.data)
+        sources.of_survey(path, check.print_findings(path))
         sys.exit(0)
     gpus = device.gpu_details()  # before anything else uses them
     tf_keras.utils.set_random_seed(args.seed)

@@ -95,21 +95,21 @@ def colors(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     foreground = background = seen
     for surroundings in SURROUNDINGS:
         side = max(3, round(surroundings * max(size)))
-
-        def mean(values, weights, side=side):
-            total = cv2.blur(values * weights, (side, side)).reshape(values.shape)
-            return total / (cv2.blur(weights, (side, side))[..., np.newaxis] + 1e-5)
-
-        near_foreground, near_background = mean(foreground, share), mean(background, 1 - share)
-        foreground = _unmixed(seen, share, near_foreground, near_background)
-        background = near_background
+        near_foreground, background = _mean(foreground, share, side), _mean(background, 1 - share, side)
+        foreground = _unmixed(seen, share, near_foreground, background)
 
     result = photo.copy()
     places = [((place + 0.5) * scale - 0.5).astype(np.float32) for place in (columns, rows)]
-    sampled = [_sample(values, *places) for values in (near_foreground, near_background)]
+    sampled = [_sample(values, *places) for values in (near_foreground, background)]
     share = opacity[rows, columns, np.newaxis] / np.float32(255)
     result[rows, columns] = np.rint(_unmixed(photo[rows, columns], share, *sampled))
     return result
+
+
+def _mean(values: np.ndarray, weights: np.ndarray, side: int) -> np.ndarray:
+    """Weighted means of squares around each pixel: values [H, W, 3], weights [H, W, 1]."""
+    total = cv2.blur(values * weights, (side, side)).reshape(values.shape)
+    return total / (cv2.blur(weights, (side, side))[..., np.newaxis] + 1e-5)
 
 
 def _unmixed(seen: np.ndarray, share: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:

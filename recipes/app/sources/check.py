@@ -8,8 +8,8 @@ from app.sources import folder
 import numpy as np
 
 
-def print_findings(path: pathlib.Path) -> None:
-    """Prints what a folder holds, with every remark and problem.
+def print_findings(path: pathlib.Path) -> folder.Survey:
+    """Prints what a folder holds, with every remark and problem; returns it.
 
     Raises:
       InputError: if it has problems.
@@ -37,3 +37,4 @@ def print_findings(path: pathlib.Path) -> None:
             print(f"  {line}")
     if found.problems:
         raise InputError(f"--data {path}: not fit for training, problems: {len(found.problems)}; fix or remove them")
+    return found
