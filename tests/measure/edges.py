@@ -38,6 +38,18 @@ def guided_filter(photo, probabilities):
     return _largest(smooth)
 
 
+def fast_global_smoother(photo, probabilities):
+    """As it was here before matting (Min et al., TIP 2014); the border is drawn around the outline."""
+    scale = max(photo.shape) / 500
+    smoother = cv2.ximgproc.createFastGlobalSmootherFilter(photo, 100 * scale**2, 8)
+    inside = np.ascontiguousarray(probabilities[..., PET] + probabilities[..., BORDER] / 2)
+    foreground = smoother.filter(_resized(photo, inside, cv2.INTER_LINEAR))
+    mask = (foreground > 0.5).astype(np.uint8)
+    distance = cv2.distanceTransform(mask, cv2.DIST_L2, 5) + cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5)
+    label = np.where(distance <= cutout.BORDER * scale, BORDER, np.where(mask == 1, PET, BACKGROUND))
+    return label.astype(np.uint8), foreground
+
+
 def as_here(photo, probabilities):
     return cutout.enlarge(photo, probabilities, scores.TRIMAP)
 
@@ -69,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, args.weights)
     found = folder.checked(args.folder)
-    ways = (nearest, bilinear, guided_filter, as_here)
+    ways = (nearest, bilinear, guided_filter, fast_global_smoother, as_here)
     matrices = {way: np.zeros((3, 3), np.int64) for way in ways}
     pairs = {way: np.zeros((2, 2), np.int64) for way in ways}  # [border as pet, outline] x [intersection, union]
     f_scores = {way: [] for way in ways}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from app.cli import InputError
 from app.detection import saved_models, scenes
 from app.detection.instances import Instance
-from app.photos import cutout
+from app.photos import matting
 
 import numpy as np
 import tensorflow as tf
@@ -84,7 +84,7 @@ def detect(
 
 
 def _follow_edges(photo: np.ndarray, mask: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, int, int, np.ndarray]:
-    """Enlarges a coarse mask along the photo's edges, as cutout.py does; the box becomes the mean of box and mask.
+    """Enlarges a coarse mask along the photo's edges, as matting.py does; the box becomes the mean of box and mask.
 
     Returns:
       The mask, bool [h, w], its top and left in the photo, and the box.
@@ -99,7 +99,7 @@ def _follow_edges(photo: np.ndarray, mask: np.ndarray, box: np.ndarray) -> tuple
     top, left = top - above, left - before
     if min(probabilities.shape) > 1:
         part = photo[top : top + probabilities.shape[0], left : left + probabilities.shape[1]]
-        probabilities = cutout.edge_filter(part, max(height, width) / 500).filter(probabilities)
+        probabilities = matting.Guide(part).fit(probabilities)
     inside = probabilities > MASK_THRESHOLD
     if inside.any():
         bounds = np.add(scenes.bounds(inside), (top, left, top, left)) / (height, width, height, width)

@@ -5,9 +5,9 @@ import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from app.cli import InputError, print_error
 from app.files import replacing
@@ -100,17 +100,8 @@ def find_all(
 def read_all(items: Sequence[Item], tally: Tally) -> Iterator[Photo]:
     """Reads photos, READ_AHEAD of them in advance, with a progress bar; those that cannot be read are counted."""
     bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=None if items else True)  # on a terminal only
-    waiting: collections.deque[tuple[Item, Future]] = collections.deque()
     with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
-        upcoming = iter(items)
-        while True:
-            for item in upcoming:
-                waiting.append((item, pool.submit(read, item.path)))
-                if len(waiting) > READ_AHEAD:
-                    break
-            if not waiting:
-                return
-            item, future = waiting.popleft()
+        for item, future in in_order(pool, lambda item: read(item.path), items, READ_AHEAD):
             try:
                 photo = Photo(*item, future.result())
             except InputError as error:
@@ -118,6 +109,16 @@ def read_all(items: Sequence[Item], tally: Tally) -> Iterator[Photo]:
             else:
                 yield photo
             bar.update()
+
+
+def in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[tuple[Any, Future]]:
+    """Each item with what the function makes of it, in order, while the pool works on up to `ahead` later ones."""
+    waiting: collections.deque[tuple[Any, Future]] = collections.deque()
+    for item in items:
+        waiting.append((item, pool.submit(function, item)))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def find(argument: pathlib.Path, videos: bool = False) -> list[pathlib.Path]:

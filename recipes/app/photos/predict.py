@@ -1,6 +1,6 @@
 """--predict: a trained recipe segments a person's own photos and videos, at their own size."""
 
-import functools
+import itertools
 import os
 import pathlib
 import time
@@ -13,6 +13,7 @@ from app.files import replacing, shown
 from app.photos import cutout, journal, network, photos, video
 from common import masks
 
+import cv2
 import keras
 import numpy as np
 from PIL import Image
@@ -58,15 +59,24 @@ def run(
     what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {tally.done}"
     print(f"{recipe} | {what} | {shown(trained.file)}, {trained.size} px: {names} | {where}", flush=True)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    def segmented():
         for batch in network.batches(photos.read_all(pictures, tally), lambda photo: photo.pixels):
             began = time.perf_counter()
             answers = trained.segment([photo.pixels for photo in batch])
-            results = list(pool.map(functools.partial(_write, output, trained.class_names), batch, answers))
             seconds = (time.perf_counter() - began) / len(batch)
-            for photo, shares in zip(batch, results, strict=True):
-                lines.add(photo.path, photo.pixels.shape[1::-1], shares, seconds)
-                tally.succeed()
+            yield from zip(batch, answers, itertools.repeat(seconds))
+
+    def write(item):
+        photo, probabilities, seconds = item
+        began = time.perf_counter()
+        return _write(output, trained.class_names, photo, probabilities), seconds + time.perf_counter() - began
+
+    threads = os.cpu_count()
+    with ThreadPoolExecutor(threads) as pool:
+        for (photo, *_), future in photos.in_order(pool, write, segmented(), threads):
+            shares, seconds = future.result()
+            lines.add(photo.path, photo.pixels.shape[1::-1], shares, seconds)
+            tally.succeed()
     for path, name in videos:
         began = time.perf_counter()
         try:
@@ -97,5 +107,10 @@ def _write(
         path.unlink(missing_ok=True)  # left by other weights
     else:
         opacity = cutout.alpha(foreground)
-        photos.write(path, np.dstack([cutout.colors(photo.pixels, opacity), opacity]))
+        colors = cutout.colors(photo.pixels, opacity)
+        pixels = cv2.cvtColor(
+            cv2.bitwise_and(colors, colors, mask=opacity), cv2.COLOR_RGB2RGBA
+        )  # unseen ones are black
+        pixels[..., 3] = opacity
+        photos.write(path, pixels)
     return np.bincount(label.ravel(), minlength=len(class_names)) / label.size
