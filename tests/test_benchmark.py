@@ -30,7 +30,9 @@ def run(script, *arguments):
 
 def test_unknown_line_is_refused():
     finished = run(benchmark, "speed")
-    assert finished.returncode == 2 and finished.stderr.endswith("there are pipeline, step, inference, mask, start\n")
+    assert finished.returncode == 2 and finished.stderr.endswith(
+        "there are pipeline, step, inference, predict, mask, start\n"
+    )
 
 
 @pytest.mark.slow

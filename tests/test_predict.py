@@ -54,6 +54,8 @@ def test_the_shipped_weights_cut_out_a_pet(command_line, tmp_path):
         ious.append(pet_iou(truth, values))
         cutout = Image.open(tmp_path / "output" / f"{name}_cutout.png")
         assert cutout.mode == "RGBA" and cutout.size == (384, 288)
+        pixels = np.asarray(cutout)
+        assert not pixels[pixels[..., 3] == 0].any()  # nothing of the background is left
         assert Image.open(tmp_path / "output" / f"{name}_overlay.png").size == (384, 288)
     assert np.mean(ious) > DRAWN_IOU, ious
 
@@ -98,6 +100,33 @@ def test_a_cutout_is_transparent_outside_and_opaque_inside():
     deep = cv2.erode(inside.astype(np.uint8), np.ones((15, 15)), borderValue=1) == 1
     far = cv2.dilate(inside.astype(np.uint8), np.ones((15, 15))) == 0
     assert alpha.dtype == np.uint8 and (alpha[deep] == 255).all() and (alpha[far] == 0).all()
+
+
+def hairy_pet(scale):
+    """A dark pet with whiskers on a light wall: the photo, and the exact opacity of the pet."""
+    canvas = np.zeros((300 * scale, 400 * scale), np.uint8)
+    cv2.ellipse(canvas, (200 * scale, 150 * scale), (90 * scale, 70 * scale), 0, 0, 360, 255, -1, cv2.LINE_AA)
+    for angle in range(0, 360, 15):
+        cv2.ellipse(
+            canvas, (200 * scale, 150 * scale), (110 * scale, 90 * scale), 0, angle, angle + 0.7, 255, -1, cv2.LINE_AA
+        )
+    opacity = canvas / np.float32(255)
+    photo = opacity[..., np.newaxis] * (70, 50, 40) + (1 - opacity[..., np.newaxis]) * (200, 210, 190)
+    return np.rint(photo).astype(np.uint8), opacity
+
+
+@pytest.mark.parametrize("scale", [1, 8])  # the outlines of the larger one come from a copy
+def test_a_cutout_keeps_whiskers(scale):
+    """The network sees them as a blur around the pet; the photo says where they are."""
+    photo, opacity = hairy_pet(scale)
+    coarse = cv2.GaussianBlur(cv2.resize(opacity, (100, 75), interpolation=cv2.INTER_AREA), (0, 0), 2)
+    label, foreground = cutout.enlarge(photo, np.dstack([1 - coarse, coarse]), ("background", "thing"))
+    assert label.shape == foreground.shape == opacity.shape
+    near = cv2.dilate(np.uint8((opacity > 0) & (opacity < 1)), np.ones((5 * scale, 5 * scale))) > 0
+    enlarged = cv2.resize(coarse, opacity.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    steep = ((enlarged - 0.5) * 3 + 0.5).clip(0, 1)
+    before, after = (np.abs(found - opacity)[near].mean() for found in (steep, cutout.alpha(foreground) / 255))
+    assert after < 0.5 * before, (before, after)
 
 
 def test_the_mask_follows_exif_rotation(command_line, weights, tmp_path):

@@ -1,6 +1,6 @@
 """Speed and memory of the recipes against the plain way (plain.py): `make bench`.
 
-    python tests/measure/benchmark.py [pipeline] [step] [inference] [mask] [start]      some lines, or all
+    python tests/measure/benchmark.py [pipeline] [step] [inference] [predict] [mask] [start]    some lines, or all
 
 The two ways of a line run in one process each and take up to seven turns, so that a noisy machine disturbs both alike;
 the waiting process is stopped. "Faster" is the median over the turns. MB is the peak memory of a process above its
@@ -24,10 +24,12 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests" / "measure")]
+SHIPPED = ROOT / "weights" / "unet_mobilenetv2.weights.h5"
 RECIPES = ("unet_scratch", "fcn_vgg16", "unet_mobilenetv2")
 SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
 PIPELINE_IMAGES = 3312
 PHOTOS = ((640, 427), (4000, 3000))  # width, height
+PREDICTED = 8
 DETECTIONS, SURE = 100, 20
 LATEST = (30, 30, 5, 5, 5, 5, 5)  # seconds; a turn that would begin later is skipped: long turns vary little
 STARTS = 2
@@ -242,12 +244,12 @@ def inference(is_plain, batch_size):
     import unet_mobilenetv2
 
     before = baseline()
-    weights, size = ROOT / "weights" / "unet_mobilenetv2.weights.h5", 192
+    size = 192
     if is_plain:
         model = unet_mobilenetv2.build_model(size, 3)
-        model.load_weights(weights)
+        model.load_weights(SHIPPED)
     else:
-        trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, weights)
+        trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, SHIPPED)
         assert trained.size == size
     photos = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32)
 
@@ -263,11 +265,53 @@ def inference(is_plain, batch_size):
     return Work(turn, before)
 
 
+def draw(path, width, height):
+    """Writes a drawn pet with camera noise, so that it compresses like a photo."""
+    from app.sources import synthetic
+
+    import cv2
+    import numpy as np
+
+    picture = cv2.resize(synthetic.draw(0, image_size=512)[0], (width, height)).astype(np.int16)
+    picture += np.random.default_rng(0).integers(-6, 7, picture.shape, dtype=np.int16)
+    cv2.imwrite(path, picture.clip(0, 255).astype(np.uint8))
+
+
+def predict_photos(is_plain, width, height):
+    """From photos to files with the shipped weights: mask, overlay and cutout of each."""
+    from app.photos import network, photos, predict
+
+    import plain
+    import unet_mobilenetv2
+
+    trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, SHIPPED)
+    model = unet_mobilenetv2.build_model(trained.size, len(trained.class_names))
+    model.load_weights(SHIPPED)
+    folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
+
+    def turn(width=width, height=height):
+        names = [folder / f"{width} x {height}, {number}.jpg" for number in range(PREDICTED)]
+        for path in names:
+            if not path.exists():
+                draw(path, width, height)
+        if is_plain:
+            for path in names:
+                plain.segment_and_save(model, trained.class_names, path, folder)
+        else:
+            items = [photos.Item(path, path.stem) for path in names]
+            assert sum(1 for _ in predict.write_all(trained, items, folder / "output", photos.Tally())) == PREDICTED
+        return PREDICTED
+
+    turn(64, 64)  # loads what each way needs
+    turn()
+    before = baseline()
+    return Work(turn, before)
+
+
 def mask_rcnn(is_plain, width, height):
     """From photo to files, around a network with 100 detections, 20 of them above the threshold."""
     from app.detection import detector, instances, label_map
     from app.photos import photos
-    from app.sources import synthetic
 
     import cv2
     import mask_rcnn_hub
@@ -289,12 +333,6 @@ def mask_rcnn(is_plain, width, height):
     names = label_map.read(mask_rcnn_hub.LABELS)
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
 
-    def draw(name, width, height):
-        """A drawn pet with camera noise, so that it compresses like a photo."""
-        picture = cv2.resize(synthetic.draw(0, image_size=512)[0], (width, height)).astype(np.int16)
-        picture += rng.integers(-6, 7, picture.shape, dtype=np.int16)
-        cv2.imwrite(folder / name, picture.clip(0, 255).astype(np.uint8))
-
     def turn(name="photo.jpg"):
         if is_plain:
             plain.detect_and_save(answer, folder / name, folder / "plain.png")
@@ -305,8 +343,8 @@ def mask_rcnn(is_plain, width, height):
             instances.coco_results(photo.shape[:2], found, 1, name)
         return 1
 
-    draw("photo.jpg", width, height)
-    draw("small.jpg", 64, 64)
+    draw(folder / "photo.jpg", width, height)
+    draw(folder / "small.jpg", 64, 64)
     turn("small.jpg")  # loads what each way needs
     before = baseline()
     return Work(turn, before)
@@ -345,6 +383,7 @@ LINES += [
     ("inference", "network alone, unet_mobilenetv2, 192 px, one photo", inference, (1,)),
     ("inference", "network alone, unet_mobilenetv2, 192 px, batch 8", inference, (8,)),
 ]
+LINES += [("predict", f"--predict, {width} x {height}", predict_photos, (width, height)) for width, height in PHOTOS]
 LINES += [("mask", f"around Mask R-CNN, {width} x {height}", mask_rcnn, (width, height)) for width, height in PHOTOS]
 LINES += [("start", "start until the first step, unet_scratch, 128 px", None, ())]
 FORMAT = "{:<50}{:>10}{:>10}{:>8}{:>8}{:>8}{:>8}{:>8}{:>13}{:>13}"

@@ -67,6 +67,20 @@ def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> 
     plt.close(figure)
 
 
+def segment_and_save(model: keras.Model, class_names, photo_path, folder) -> None:
+    """Saves mask, overlay and cutout of a photo: the answer is enlarged as float32, each picture by Pillow."""
+    photo = np.array(Image.open(photo_path).convert("RGB"))
+    small = tf.image.resize(photo[np.newaxis], model.input_shape[1:3])
+    probabilities = tf.image.resize(tf.nn.softmax(model.predict(small, verbose=0)), photo.shape[:2])[0].numpy()
+    label = probabilities.argmax(-1)
+    colors = np.array([(230, 140, 20), (36, 62, 110), (250, 240, 170)], np.uint8)
+    overlay = (photo / 2 + colors[label] / 2).astype(np.uint8)
+    opacity = 255 * (1 - probabilities[..., class_names.index("background")])
+    Image.fromarray(label.astype(np.uint8)).save(folder / "plain_mask.png")
+    Image.fromarray(overlay).save(folder / "plain_overlay.png")
+    Image.fromarray(np.dstack([photo, opacity.astype(np.uint8)])).save(folder / "plain_cutout.png")
+
+
 def main() -> None:
     """Trains one step on drawn pets, to time program start-up."""
     from app.sources import synthetic

@@ -4,7 +4,7 @@ import itertools
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from app import device
@@ -59,6 +59,32 @@ def run(
     what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {tally.done}"
     print(f"{recipe} | {what} | {shown(trained.file)}, {trained.size} px: {names} | {where}", flush=True)
 
+    for photo, shares, seconds in write_all(trained, pictures, output, tally):
+        lines.add(photo.path, photo.pixels.shape[1::-1], shares, seconds)
+        tally.succeed()
+    for path, name in videos:
+        began = time.perf_counter()
+        try:
+            size, count, shares = video.write(output / f"{name}_overlay.mp4", path, trained)
+        except InputError as error:
+            tally.fail(str(error))
+        else:
+            lines.add(path, size, shares, time.perf_counter() - began, frames=count)
+            tally.succeed()
+    if tally.done:
+        lines.print()
+        print(f"pictures and {lines.path.name} are in {shown(output)}")
+    return tally.exit_status()
+
+
+def write_all(
+    trained: network.Network, pictures: Sequence[photos.Item], output: pathlib.Path, tally: photos.Tally
+) -> Iterator[tuple[photos.Photo, np.ndarray, float]]:
+    """Writes the pictures of photos; yields each with its shares of the classes and the seconds it took, in order.
+
+    Some photos are read while the network works on others and the pictures of others again are written.
+    """
+
     def segmented():
         for batch in network.batches(photos.read_all(pictures, tally), lambda photo: photo.pixels):
             began = time.perf_counter()
@@ -74,22 +100,7 @@ def run(
     threads = os.cpu_count()
     with ThreadPoolExecutor(threads) as pool:
         for (photo, *_), future in photos.in_order(pool, write, segmented(), threads):
-            shares, seconds = future.result()
-            lines.add(photo.path, photo.pixels.shape[1::-1], shares, seconds)
-            tally.succeed()
-    for path, name in videos:
-        began = time.perf_counter()
-        try:
-            size, count, shares = video.write(output / f"{name}_overlay.mp4", path, trained)
-        except InputError as error:
-            tally.fail(str(error))
-        else:
-            lines.add(path, size, shares, time.perf_counter() - began, frames=count)
-            tally.succeed()
-    if tally.done:
-        lines.print()
-        print(f"pictures and {lines.path.name} are in {shown(output)}")
-    return tally.exit_status()
+            yield photo, *future.result()
 
 
 def _write(
