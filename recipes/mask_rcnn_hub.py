@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 
 from app import cli, device, files
 from app.detection import detector, instances, label_map, saved_models
-from app.photos import photos
+from app.photos import photos, png
 
 import numpy as np
 import tensorflow as tf
@@ -61,8 +61,8 @@ def load(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
 
 def save(folder: pathlib.Path, name: str, photo: np.ndarray, found: Sequence[instances.Instance]) -> None:
     """Writes NAME_overlay.png and NAME_instances.png, of the photo's size."""
-    photos.write(folder / f"{name}_overlay.png", instances.overlay(photo, found))
-    photos.write(folder / f"{name}_instances.png", instances.instance_map(photo.shape[:2], found))
+    png.write(folder / f"{name}_overlay.png", instances.overlay(photo, found))
+    png.write(folder / f"{name}_instances.png", instances.instance_map(photo.shape[:2], found))
 
 
 def parse_flags() -> argparse.Namespace:

@@ -5,8 +5,9 @@ import os
 import pathlib
 
 from app.cli import InputError
-from app.photos import photos
+from app.photos import photos, png
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -204,6 +205,19 @@ def test_png_round_trip(tmp_path):
     path = tmp_path / "a.png"
     alpha = np.dstack([PICTURE, PICTURE[..., :1]])
     numbers = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 20
-    for picture in (PICTURE, alpha, PICTURE[..., 0], numbers):
-        photos.write(path, picture)
+    for picture in (PICTURE, alpha, PICTURE[..., 0], numbers, PICTURE[:1, :1], PICTURE[:, ::-1]):
+        png.write(path, picture)
         np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
+
+
+def test_png_of_class_ids(tmp_path):
+    """The ids are the values, the colours are seen; other readers take the file too."""
+    ids, colors = PICTURE[..., 0] % 3, np.array([(230, 140, 20), (36, 62, 110), (250, 240, 170)], np.uint8)
+    png.write(tmp_path / "a.png", ids, colors)
+    with Image.open(tmp_path / "a.png") as image:
+        image.verify()  # the checksums
+    image = Image.open(tmp_path / "a.png")
+    assert image.mode == "P"
+    np.testing.assert_array_equal(np.asarray(image), ids)
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colors[ids])
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], colors[ids])

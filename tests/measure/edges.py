@@ -3,7 +3,8 @@
 DIR holds photos and trimaps at full size in Oxford's layout: images/, annotations/trimaps/, annotations/test.txt. For
 each way to enlarge the network's answer it prints IoU and boundary F-score with the border counted as pet, the same for
 the outline along the middle of the border, the IoU with the border left out, and the mean IoU of the three classes. IoU
-is pooled over all pixels; the F-score, with a tolerance of 2 pixels in a photo of 500, is the mean over the photos (Csurka et al., BMVC 2013).
+is pooled over all pixels; the F-score, with a tolerance of 2 pixels in a photo of 500, is the mean over the photos
+(Csurka et al., BMVC 2013).
 """
 
 import argparse
@@ -100,11 +101,11 @@ def main() -> None:
             ]
             pairs[way] += [[np.sum(one & other), np.sum(one | other)] for one, other in compared]
             f_scores[way].append([boundary_f_score(one, other) for one, other in compared[:2]])
-    print(
-        "| | border as pet: IoU | F | outline: IoU | F | border left out: IoU | mean IoU |\n|---|---|---|---|---|---|---|"
-    )
+    print("| | border as pet: IoU | F | outline: IoU | F | border left out: IoU | mean IoU |")
+    print("|---" * 7 + "|")
     for way in ways:
-        (pet, outline, tight), (pet_f, outline_f) = pairs[way][:, 0] / pairs[way][:, 1], np.mean(f_scores[way], axis=0)
+        pet, outline, tight = pairs[way][:, 0] / pairs[way][:, 1]
+        pet_f, outline_f = np.mean(f_scores[way], axis=0)
         mean_iou = scores.report(matrices[way], scores.TRIMAP)["mean_iou"]
         figures = (f"{value:.3f}" for value in (pet, pet_f, outline, outline_f, tight, mean_iou))
         print(f"| {way.__name__.replace('_', ' ')} | {' | '.join(figures)} |")

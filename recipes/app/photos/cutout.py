@@ -10,10 +10,11 @@ import numpy as np
 
 # Chosen on 100 training photos for the best outline.
 FINEST_SIDE = 1500  # pixels of the copy in which outlines are found; larger photos get them from it
+MIDDLE, PER_PIXEL = 128, 4  # of a depth inside the outline, as uint8
 BORDER = 8.5  # half the width of a trimap's border, in a photo of 500 pixels
 CONTRAST = 1.2  # of a cutout's edge: alpha goes from 0 to 1 within 1 / CONTRAST of the probability's range
 SURROUNDINGS = (0.08, 0.02)  # of the longer side, from which the colours of a soft edge are estimated
-FUSED_SIDE = 500  # pixels of the copy in which they are
+FUSED_SIDE = 250  # pixels of the copy in which they are
 BACKGROUND = "background"
 
 
@@ -30,33 +31,33 @@ def enlarge(
       probabilities: float32 [h, w, classes], 0..1.
       class_names: one of them may be "background".
     Returns:
-      The label map, uint8 [H, W], and the probability of everything but background, float32 [H, W], 0..1; None if no
-      class is the background.
+      The label map, uint8 [H, W], and the probability of everything but background, float32 0..1, of the photo or of a
+      copy with a longer side of FINEST_SIDE pixels; None if no class is the background.
     """
     fine = _shrunk(photo, FINEST_SIDE)
     guide = matting.Guide(fine)
-
-    def at_full_size(values):
-        return cv2.resize(values, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-
     of = {name: probabilities[..., index] for index, name in enumerate(class_names)}
     if scores.is_trimap(class_names):
         pet = guide.fit(of["pet"] + of["border"] / 2)  # its outline is the middle of the border
         inside = (pet > 0.5).astype(np.uint8)
         depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
-        depth = at_full_size(depth)
-        ids = {name: list(class_names).index(name) for name in scores.TRIMAP}
-        label = np.full(photo.shape[:2], ids["background"], np.uint8)
-        label[depth > 0] = ids["pet"]
-        label[np.abs(depth) <= BORDER * max(fine.shape) / 500] = ids["border"]
-        return label, at_full_size(pet)
+        depth = _enlarged((MIDDLE + PER_PIXEL * depth).round().clip(0, 255).astype(np.uint8), photo)
+        depths = np.arange(256)
+        in_border = np.abs(depths - MIDDLE) <= PER_PIXEL * BORDER * max(fine.shape) / 500
+        part = np.where(in_border, "border", np.where(depths > MIDDLE, "pet", "background"))
+        ids = np.select([part == name for name in class_names], range(len(class_names)))
+        return cv2.LUT(depth, ids.astype(np.uint8)), pet
 
     label, best = np.zeros(photo.shape[:2], np.uint8), np.full(photo.shape[:2], -1, np.float32)
     for index in np.unique(probabilities.argmax(-1)):  # no other class can win
-        channel = at_full_size(guide.fit(probabilities[..., index]))
+        channel = _enlarged(guide.fit(probabilities[..., index]), photo)
         label[channel > best] = index
         np.maximum(best, channel, out=best)
-    return label, at_full_size(guide.fit(1 - of[BACKGROUND])) if BACKGROUND in of else None
+    return label, guide.fit(1 - of[BACKGROUND]) if BACKGROUND in of else None
+
+
+def _enlarged(values: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    return cv2.resize(values, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:
@@ -64,6 +65,22 @@ def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:
     scale = min(1.0, side / max(picture.shape[:2]))
     size = tuple(max(1, round(length * scale)) for length in picture.shape[1::-1])
     return picture if scale == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def cut_out(photo: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """What is not background, on transparency.
+
+    Args:
+      photo: uint8 [H, W, 3].
+      foreground: its probability, as `enlarge` gives it.
+    Returns:
+      uint8 [H, W, 4]: red, green, blue, opacity. What is transparent is black.
+    """
+    opacity = _enlarged(alpha(foreground), photo)
+    seen = colors(photo, opacity)
+    result = cv2.cvtColor(cv2.bitwise_and(seen, seen, mask=opacity), cv2.COLOR_RGB2RGBA)
+    result[..., 3] = opacity
+    return result
 
 
 def alpha(foreground: np.ndarray) -> np.ndarray:

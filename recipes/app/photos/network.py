@@ -44,8 +44,12 @@ def from_weights(
     if path is None:
         raise InputError(f"--predict: there is no {files.shown(own[0])} yet; train first, or name --weights FILE")
     model, names = models.load(recipe, path, build_model)
-    answer = tf.function(lambda pixels: keras.ops.softmax(model(pixels, training=False)), reduce_retracing=True)
-    return Network(lambda pixels: answer(tf.constant(pixels)).numpy(), model.input_shape[1], names, path)
+
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape)])  # one trace for batches of any size
+    def answer(pixels):
+        return keras.ops.softmax(model(pixels, training=False))
+
+    return Network(lambda pixels: answer(pixels).numpy(), model.input_shape[1], names, path)
 
 
 def batches(pictures: Iterable, pixels: Callable[[Any], np.ndarray]) -> Iterator[list]:

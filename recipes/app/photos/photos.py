@@ -1,4 +1,4 @@
-"""A person's own photos: found, read upright as RGB whatever their format, and written as PNG."""
+"""A person's own photos: found, read upright as RGB whatever their format."""
 
 import collections
 import os
@@ -10,7 +10,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from app.cli import InputError, print_error
-from app.files import replacing
 
 import cv2
 import numpy as np
@@ -208,15 +207,6 @@ def size(path: pathlib.Path) -> tuple[int, int] | None:
             return (height, width) if image.getexif().get(ORIENTATION) in QUARTER_TURNS else (width, height)
     except Exception:  # each of Pillow's formats fails in its own way
         return None
-
-
-def write(path: pathlib.Path, picture: np.ndarray) -> None:
-    """Writes a PNG: uint8 [H, W, 3] as RGB, [H, W, 4] as RGBA, uint8 or uint16 [H, W] as grey."""
-    order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(picture.shape[-1]) if picture.ndim == 3 else None
-    # OpenCV encodes photos four times as fast as Pillow, into files of the same size.
-    _, png = cv2.imencode(".png", picture if order is None else cv2.cvtColor(picture, order))
-    with replacing(path) as temporary:
-        temporary.write_bytes(png)
 
 
 def output_names(paths: Sequence[pathlib.Path]) -> list[str]:

@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from app import device
 from app.cli import InputError
-from app.files import replacing, shown
-from app.photos import cutout, journal, network, photos, video
+from app.files import shown
+from app.photos import cutout, journal, network, photos, png, video
 from common import masks
 
 import cv2
 import keras
 import numpy as np
-from PIL import Image
 
 
 def run(
@@ -108,20 +107,12 @@ def _write(
 ) -> np.ndarray:
     """Writes the pictures of one photo; returns the share of each class."""
     label, foreground = cutout.enlarge(photo.pixels, probabilities, class_names)
-    mask = Image.fromarray(label)
-    mask.putpalette(masks.palette(class_names).tobytes())
-    with replacing(folder / f"{photo.name}_mask.png") as temporary:
-        mask.save(temporary)
-    photos.write(folder / f"{photo.name}_overlay.png", cutout.overlay(photo.pixels, label, class_names))
+    png.write(folder / f"{photo.name}_mask.png", label, masks.palette(class_names))
+    png.write(folder / f"{photo.name}_overlay.png", cutout.overlay(photo.pixels, label, class_names))
     path = folder / f"{photo.name}_cutout.png"
     if foreground is None:
         path.unlink(missing_ok=True)  # left by other weights
     else:
-        opacity = cutout.alpha(foreground)
-        colors = cutout.colors(photo.pixels, opacity)
-        pixels = cv2.cvtColor(
-            cv2.bitwise_and(colors, colors, mask=opacity), cv2.COLOR_RGB2RGBA
-        )  # unseen ones are black
-        pixels[..., 3] = opacity
-        photos.write(path, pixels)
-    return np.bincount(label.ravel(), minlength=len(class_names)) / label.size
+        png.write(path, cutout.cut_out(photo.pixels, foreground))
+    counts = cv2.calcHist([label], [0], None, [len(class_names)], [0, len(class_names)])
+    return counts.ravel() / label.size
