@@ -103,7 +103,7 @@ def test_the_shipped_weights_can_be_exported(tmp_path, monkeypatch, format_):
     monkeypatch.chdir(tmp_path)
     models.save(names["model"], tmp_path / "weights" / "unet_scratch.keras", scores.TRIMAP)
     export(format_)
-    same_answers(format_, names["model"], drawn(2, 192)[0])
+    same_answers(format_, names["model"], drawn(2, 224)[0])
 
 
 def test_the_names_of_the_classes_are_where_the_readme_says(trained, tmp_path, monkeypatch):

@@ -236,7 +236,7 @@ def operations(model) -> int:
 
 
 def inference(is_plain, batch_size):
-    """Class probabilities of 192 px photos with the shipped weights."""
+    """Class probabilities of 224 px photos with the shipped weights."""
     from app.photos import network
 
     import keras
@@ -244,7 +244,7 @@ def inference(is_plain, batch_size):
     import unet_mobilenetv2
 
     before = baseline()
-    size = 192
+    size = 224
     if is_plain:
         model = unet_mobilenetv2.build_model(size, 3)
         model.load_weights(SHIPPED)
@@ -380,8 +380,8 @@ LINES += [
     for size, batch in SIZES.items()
 ]
 LINES += [
-    ("inference", "network alone, unet_mobilenetv2, 192 px, one photo", inference, (1,)),
-    ("inference", "network alone, unet_mobilenetv2, 192 px, batch 8", inference, (8,)),
+    ("inference", "network alone, unet_mobilenetv2, 224 px, one photo", inference, (1,)),
+    ("inference", "network alone, unet_mobilenetv2, 224 px, batch 8", inference, (8,)),
 ]
 LINES += [("predict", f"--predict, {width} x {height}", predict_photos, (width, height)) for width, height in PHOTOS]
 LINES += [("mask", f"around Mask R-CNN, {width} x {height}", mask_rcnn, (width, height)) for width, height in PHOTOS]

@@ -59,7 +59,7 @@ def score_untrained(folder: pathlib.Path) -> float:
 
     model, names = models.load(RECIPE, ROOT / "weights" / f"{RECIPE}.weights.h5", unet_mobilenetv2.build_model)
     models.save(model, OUTPUT / "untrained.keras", names)
-    scores, _ = report.score(OUTPUT / "untrained.keras", load.load_data(str(folder), SIZE, 8))
+    scores, _ = report.score(OUTPUT / "untrained.keras", load.load_data(str(folder), model.input_shape[1], 8))
     return scores["mean_iou"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 # Chosen on 100 training photos for the best outline.
 FINEST_SIDE = 1500  # pixels of the copy in which outlines are found; larger photos get them from it
-MIDDLE, PER_PIXEL = 128, 4  # of a depth inside the outline, as uint8
+MIDDLE, PER_PIXEL = 128, 4  # a depth of d pixels inside the outline, as uint8: MIDDLE + PER_PIXEL * d
 BORDER = 8.5  # half the width of a trimap's border, in a photo of 500 pixels
 CONTRAST = 1.2  # of a cutout's edge: alpha goes from 0 to 1 within 1 / CONTRAST of the probability's range
 SURROUNDINGS = (0.08, 0.02)  # of the longer side, from which the colours of a soft edge are estimated
