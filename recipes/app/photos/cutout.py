@@ -41,12 +41,13 @@ def enlarge(
         pet = guide.fit(of["pet"] + of["border"] / 2)  # its outline is the middle of the border
         inside = (pet > 0.5).astype(np.uint8)
         depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
-        depth = _enlarged((MIDDLE + PER_PIXEL * depth).round().clip(0, 255).astype(np.uint8), photo)
+        coded = MIDDLE + PER_PIXEL * depth.clip(-MIDDLE, MIDDLE)  # without an outline it is infinite
+        coded = _enlarged(coded.round().clip(0, 255).astype(np.uint8), photo)
         depths = np.arange(256)
         in_border = np.abs(depths - MIDDLE) <= PER_PIXEL * BORDER * max(fine.shape) / 500
         part = np.where(in_border, "border", np.where(depths > MIDDLE, "pet", "background"))
         ids = np.select([part == name for name in class_names], range(len(class_names)))
-        return cv2.LUT(depth, ids.astype(np.uint8)), pet
+        return cv2.LUT(coded, ids.astype(np.uint8)), pet
 
     label, best = np.zeros(photo.shape[:2], np.uint8), np.full(photo.shape[:2], -1, np.float32)
     for index in np.unique(probabilities.argmax(-1)):  # no other class can win
