@@ -44,8 +44,7 @@ def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, opacity: float = 0.5) -> np.ndarray:
     """Blends the colours of a label map into a photo; all uint8, opacity 0..1."""
-    colored = colorize(label, colors)
-    return cv2.addWeighted(image, 1 - opacity, colored, opacity, 0, dst=colored)
+    return cv2.addWeighted(image, 1 - opacity, colorize(label, colors), opacity, 0)
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # a class name may contain a dollar sign

@@ -289,11 +289,8 @@ def predict_photos(is_plain, width, height):
     model.load_weights(SHIPPED)
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
 
-    def turn(width=width, height=height):
-        names = [folder / f"{width} x {height}, {number}.jpg" for number in range(PREDICTED)]
-        for path in names:
-            if not path.exists():
-                draw(path, width, height)
+    def turn(width=width):
+        names = [folder / f"{width} px, {number}.jpg" for number in range(PREDICTED)]
         if is_plain:
             for path in names:
                 plain.segment_and_save(model, trained.class_names, path, folder)
@@ -302,8 +299,10 @@ def predict_photos(is_plain, width, height):
             assert sum(1 for _ in predict.write_all(trained, items, folder / "output", photos.Tally())) == PREDICTED
         return PREDICTED
 
-    turn(64, 64)  # loads what each way needs
-    turn()
+    for number in range(PREDICTED):
+        draw(folder / f"{width} px, {number}.jpg", width, height)
+        draw(folder / f"64 px, {number}.jpg", 64, 64)
+    turn(64)  # loads what each way needs
     before = baseline()
     return Work(turn, before)
 

@@ -84,9 +84,8 @@ def main() -> None:
     found = folder.checked(args.folder)
     ways = (nearest, bilinear, guided_filter, fast_global_smoother, as_here)
     matrices = {way: np.zeros((3, 3), np.int64) for way in ways}
-    pairs = {
-        way: np.zeros((3, 2), np.int64) for way in ways
-    }  # [border as pet, outline, border left out] x [intersection, union]
+    # [border as pet, outline, border left out] x [intersection, union]
+    pairs = {way: np.zeros((3, 2), np.int64) for way in ways}
     f_scores = {way: [] for way in ways}
     for example in found.test:
         photo, trimap = found.read(example)

@@ -7,6 +7,7 @@ from app.detection import saved_models, scenes
 from app.detection.instances import Instance
 from app.photos import matting
 
+import cv2
 import numpy as np
 import tensorflow as tf
 
@@ -99,7 +100,7 @@ def _follow_edges(photo: np.ndarray, mask: np.ndarray, box: np.ndarray) -> tuple
     top, left = top - above, left - before
     if min(probabilities.shape) > 1:
         part = photo[top : top + probabilities.shape[0], left : left + probabilities.shape[1]]
-        probabilities = matting.Guide(part).fit(probabilities)
+        probabilities = cv2.resize(matting.Guide(part).fit(probabilities), probabilities.shape[::-1])
     inside = probabilities > MASK_THRESHOLD
     if inside.any():
         bounds = np.add(scenes.bounds(inside), (top, left, top, left)) / (height, width, height, width)

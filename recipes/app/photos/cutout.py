@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 
 # Chosen on 100 training photos for the best outline.
-FINEST_SIDE = 1500  # pixels of the copy in which outlines are found; larger photos get them from it
 MIDDLE, PER_PIXEL = 128, 4  # a depth of d pixels inside the outline, as uint8: MIDDLE + PER_PIXEL * d
-BORDER = 8.5  # half the width of a trimap's border, in a photo of 500 pixels
+BORDER = 8.5  # half the width of a trimap's border in a photo of 500 pixels; in the guide's it is below 127 / PER_PIXEL
 CONTRAST = 1.2  # of a cutout's edge: alpha goes from 0 to 1 within 1 / CONTRAST of the probability's range
 SURROUNDINGS = (0.08, 0.02)  # of the longer side, from which the colours of a soft edge are estimated
-FUSED_SIDE = 250  # pixels of the copy in which they are
+FUSED_SIDE = 250  # pixels of the longer side of the copy in which they are estimated
 BACKGROUND = "background"
 
 
@@ -31,11 +30,10 @@ def enlarge(
       probabilities: float32 [h, w, classes], 0..1.
       class_names: one of them may be "background".
     Returns:
-      The label map, uint8 [H, W], and the probability of everything but background, float32 0..1, of the photo or of a
-      copy with a longer side of FINEST_SIDE pixels; None if no class is the background.
+      The label map, uint8 [H, W], and the probability of everything but background, float32 0..1, of a copy of the
+      photo with a longer side of at most matting.FINEST_SIDE; None if no class is the background.
     """
-    fine = _shrunk(photo, FINEST_SIDE)
-    guide = matting.Guide(fine)
+    guide = matting.Guide(photo)
     of = {name: probabilities[..., index] for index, name in enumerate(class_names)}
     if scores.is_trimap(class_names):
         pet = guide.fit(of["pet"] + of["border"] / 2)  # its outline is the middle of the border
@@ -44,28 +42,29 @@ def enlarge(
         coded = MIDDLE + PER_PIXEL * depth.clip(-MIDDLE, MIDDLE)  # without an outline it is infinite
         coded = _enlarged(coded.round().clip(0, 255).astype(np.uint8), photo)
         depths = np.arange(256)
-        in_border = np.abs(depths - MIDDLE) <= PER_PIXEL * BORDER * max(fine.shape) / 500
+        in_border = np.abs(depths - MIDDLE) <= PER_PIXEL * BORDER * max(pet.shape) / 500
         part = np.where(in_border, "border", np.where(depths > MIDDLE, "pet", "background"))
         ids = np.select([part == name for name in class_names], range(len(class_names)))
         return cv2.LUT(coded, ids.astype(np.uint8)), pet
 
-    label, best = np.zeros(photo.shape[:2], np.uint8), np.full(photo.shape[:2], -1, np.float32)
+    label, best = np.zeros(photo.shape[:2], np.uint8), np.zeros(photo.shape[:2], np.uint8)
+    second, first = np.moveaxis(np.sort(probabilities, axis=-1)[..., -2:], -1, 0)
     for index in np.unique(probabilities.argmax(-1)):  # no other class can win
-        channel = _enlarged(guide.fit(probabilities[..., index]), photo)
+        own = probabilities[..., index]
+        rival = np.where(own == first, second, first)
+        channel = _enlarged(_as_bytes(guide.fit(own / (own + rival + 1e-9))), photo)
         label[channel > best] = index
         np.maximum(best, channel, out=best)
     return label, guide.fit(1 - of[BACKGROUND]) if BACKGROUND in of else None
 
 
+def _as_bytes(values: np.ndarray, contrast: float = 1.0) -> np.ndarray:
+    """Values around 0.5, with more contrast, as uint8."""
+    return cv2.addWeighted(values, 255 * contrast, values, 0, 255 * (1 - contrast) / 2, dtype=cv2.CV_8U)
+
+
 def _enlarged(values: np.ndarray, photo: np.ndarray) -> np.ndarray:
     return cv2.resize(values, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture whose longer side is at most so many pixels."""
-    scale = min(1.0, side / max(picture.shape[:2]))
-    size = tuple(max(1, round(length * scale)) for length in picture.shape[1::-1])
-    return picture if scale == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def cut_out(photo: np.ndarray, foreground: np.ndarray) -> np.ndarray:
@@ -86,8 +85,7 @@ def cut_out(photo: np.ndarray, foreground: np.ndarray) -> np.ndarray:
 
 def alpha(foreground: np.ndarray) -> np.ndarray:
     """The opacity of a cutout, uint8 0..255, from the probability of everything but background, 0..1."""
-    middle = 255 * (1 - CONTRAST) / 2
-    return cv2.addWeighted(foreground, 255 * CONTRAST, foreground, 0, middle, dtype=cv2.CV_8U)  # rounds and clips
+    return _as_bytes(foreground, CONTRAST)
 
 
 def colors(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
@@ -106,8 +104,8 @@ def colors(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     edge = np.flatnonzero(cv2.inRange(opacity, 1, 254))
     if not len(edge):
         return photo
-    seen = _shrunk(photo, FUSED_SIDE).astype(np.float32)
-    share = _shrunk(opacity, FUSED_SIDE).astype(np.float32)[..., np.newaxis] / 255
+    seen = matting.shrunk(photo, FUSED_SIDE).astype(np.float32)
+    share = matting.shrunk(opacity, FUSED_SIDE).astype(np.float32)[..., np.newaxis] / 255
     foreground = background = seen
     for surroundings in SURROUNDINGS:
         side = max(3, round(surroundings * max(share.shape)))

@@ -111,7 +111,7 @@ def read_all(items: Sequence[Item], tally: Tally) -> Iterator[Photo]:
 
 
 def in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[tuple[Any, Future]]:
-    """Each item with what the function makes of it, in order, while the pool works on up to `ahead` later ones."""
+    """Each item and the future of function(item), in order, while the pool works on up to `ahead` later ones."""
     waiting: collections.deque[tuple[Any, Future]] = collections.deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))

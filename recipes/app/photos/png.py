@@ -1,4 +1,4 @@
-"""PNG files, compressed by Intel's ISA-L: three times as fast as OpenCV, into smaller files."""
+"""PNG files, compressed by Intel's ISA-L: about three times as fast as by OpenCV, into files of about the same size."""
 
 import pathlib
 import struct
@@ -10,6 +10,7 @@ from isal import isal_zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6
+KINDS = {("uint8", ()): GREY, ("uint16", ()): GREY, ("uint8", (3,)): RGB, ("uint8", (4,)): RGBA}
 UP = 2  # the filter: each row holds the differences to the one above
 
 
@@ -20,9 +21,11 @@ def write(path: pathlib.Path, picture: np.ndarray, palette: np.ndarray | None = 
       path: the file.
       picture: uint8 [H, W, 3] is written as RGB, [H, W, 4] as RGBA, uint8 or uint16 [H, W] as grey.
       palette: uint8 [N, 3], the RGB colours of the values of uint8 [H, W].
+    Raises:
+      KeyError: for another kind of picture.
     """
     height, width, *channels = picture.shape
-    kind = {(): GREY, (3,): RGB, (4,): RGBA}[tuple(channels)] if palette is None else PALETTE
+    kind = KINDS[picture.dtype.name, tuple(channels)] if palette is None else PALETTE
     high_bytes_first = picture.astype(picture.dtype.newbyteorder(">"), order="C", copy=False)
     rows = high_bytes_first.reshape(height, -1).view(np.uint8)
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)

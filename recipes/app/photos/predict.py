@@ -17,6 +17,8 @@ import cv2
 import keras
 import numpy as np
 
+MOST_WRITERS = 4  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
+
 
 def run(
     recipe: str,
@@ -79,9 +81,9 @@ def run(
 def write_all(
     trained: network.Network, pictures: Sequence[photos.Item], output: pathlib.Path, tally: photos.Tally
 ) -> Iterator[tuple[photos.Photo, np.ndarray, float]]:
-    """Writes the pictures of photos; yields each with its shares of the classes and the seconds it took, in order.
+    """Writes the pictures of photos; yields each with its shares of the classes and its seconds, in order.
 
-    Some photos are read while the network works on others and the pictures of others again are written.
+    Reading, the network and writing overlap; the seconds are those of the network and of writing.
     """
 
     def segmented():
@@ -96,9 +98,9 @@ def write_all(
         began = time.perf_counter()
         return _write(output, trained.class_names, photo, probabilities), seconds + time.perf_counter() - began
 
-    threads = os.cpu_count()
-    with ThreadPoolExecutor(threads) as pool:
-        for (photo, *_), future in photos.in_order(pool, write, segmented(), threads):
+    writers = min(os.cpu_count(), MOST_WRITERS)
+    with ThreadPoolExecutor(writers) as pool:
+        for (photo, *_), future in photos.in_order(pool, write, segmented(), writers):
             yield photo, *future.result()
 
 
