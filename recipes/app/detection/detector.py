@@ -98,10 +98,11 @@ def _follow_edges(photo: np.ndarray, mask: np.ndarray, box: np.ndarray) -> tuple
     behind = min(margin, width - left - probabilities.shape[1])
     probabilities = np.pad(probabilities, ((above, below), (before, behind)))
     top, left = top - above, left - before
+    inside = probabilities > MASK_THRESHOLD
     if min(probabilities.shape) > 1:
         part = photo[top : top + probabilities.shape[0], left : left + probabilities.shape[1]]
-        probabilities = cv2.resize(matting.Guide(part).fit(probabilities), probabilities.shape[::-1])
-    inside = probabilities > MASK_THRESHOLD
+        guided = cv2.resize(matting.Guide(part).fit(probabilities), probabilities.shape[::-1]) > MASK_THRESHOLD
+        inside = guided if guided.any() else inside  # an unsure mask can vanish in what is surely around it
     if inside.any():
         bounds = np.add(scenes.bounds(inside), (top, left, top, left)) / (height, width, height, width)
         box = (box + bounds) / 2
