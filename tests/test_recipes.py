@@ -308,6 +308,7 @@ def test_colours():
     image = np.full((2, 2, 3), 100, np.uint8)
     np.testing.assert_array_equal(masks.overlay(image, label, colors, opacity=0.0), image)
     np.testing.assert_array_equal(masks.overlay(image, label, colors, opacity=1.0), masks.colorize(label, colors))
+    np.testing.assert_array_equal(masks.colorize(label.astype(np.int64), colors), masks.colorize(label, colors))
     assert len(np.unique(masks.palette([f"class {i}" for i in range(20)]), axis=0)) == 20
 
 

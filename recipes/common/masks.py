@@ -36,10 +36,10 @@ def palette(class_names: Sequence[str]) -> np.ndarray:
 
 
 def colorize(label: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Class ids uint8 [H, W] to RGB uint8 [H, W, 3]; ignored labels, which have no colour, are grey."""
+    """Class ids [H, W], 0..255, to RGB uint8 [H, W, 3]; ignored labels, which have no colour, are grey."""
     table = np.full((256, 1, 3), 128, np.uint8)
     table[: len(colors), 0] = colors
-    return cv2.applyColorMap(label, table)  # ten times as fast as NumPy's indexing
+    return cv2.applyColorMap(label.astype(np.uint8, copy=False), table)  # ten times as fast as NumPy's indexing
 
 
 def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray, opacity: float = 0.5) -> np.ndarray:

@@ -140,3 +140,8 @@ def overlay(photo: np.ndarray, label: np.ndarray, class_names: Sequence[str]) ->
         background = np.uint8(label == list(class_names).index(BACKGROUND))
         cv2.copyTo(photo, background, colored)
     return colored
+
+
+def shares(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """The share of each class in a label map, uint8 [H, W]: float32 [classes], 0..1."""
+    return cv2.calcHist([label], [0], None, [num_classes], [0, num_classes]).ravel() / label.size

@@ -13,7 +13,6 @@ from app.files import shown
 from app.photos import cutout, journal, network, photos, png, video
 from common import masks
 
-import cv2
 import keras
 import numpy as np
 
@@ -116,5 +115,4 @@ def _write(
         path.unlink(missing_ok=True)  # left by other weights
     else:
         png.write(path, cutout.cut_out(photo.pixels, foreground))
-    counts = cv2.calcHist([label], [0], None, [len(class_names)], [0, len(class_names)])
-    return counts.ravel() / label.size
+    return cutout.shares(label, len(class_names))

@@ -56,7 +56,7 @@ def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> tuple[t
                 for frame, probabilities in zip(batch, network.segment([one.pixels for one in batch]), strict=True):
                     label, _ = cutout.enlarge(frame.pixels, probabilities, network.class_names)
                     writer.add(cutout.overlay(frame.pixels, label, network.class_names), frame.time)
-                    shares += np.bincount(label.ravel(), minlength=len(shares)) / label.size
+                    shares += cutout.shares(label, len(shares))
                     count += 1
                     bar.update()
                 writer.add_sound(sound)
