@@ -87,15 +87,15 @@ def test_images_of_a_batch_are_augmented_independently():
     assert len(np.unique(images.numpy().reshape(64, -1), axis=0)) > 60
 
 
-def test_half_of_the_images_are_not_cropped():
+def test_some_images_stay_whole_and_none_is_zoomed_too_far():
     ramp = np.broadcast_to(np.arange(100, dtype=np.uint8), (200, 100, 100))
     labels = data.augment(np.repeat(ramp[..., None], 3, axis=-1), ramp, seed=(0, 0))[1].numpy()
     shown = (labels.max(axis=(1, 2)) - labels.min(axis=(1, 2)).astype(int) + 1) / 100
-    assert 70 < np.sum(shown == 1) < 130 and shown.min() < 0.65
+    assert 20 < np.sum(shown == 1) < 100 and 0.35 < shown.min() < 0.5
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_image_and_label_are_cropped_and_mirrored_together(axis):
+def test_image_and_label_are_warped_together(axis):
     """Both are ramps along one axis, so each pixel tells where its label must come from."""
     size = 120
     ramp = np.moveaxis(np.broadcast_to(np.arange(size, dtype=np.uint8), (size, size)), -1, axis)
@@ -106,7 +106,7 @@ def test_image_and_label_are_cropped_and_mirrored_together(axis):
         kept = (image > 0) & (image < 255)
         slope, offset = np.polyfit(label[kept], image[kept], 1)
         assert np.abs((image[kept] - offset) / slope - label[kept]).max() < 1.5
-        assert label.max() - label.min() > 0.55 * size
+        assert label.max() - label.min() > 0.35 * size
 
 
 def test_augmentation_varies_over_epochs_and_repeats_with_the_seed():
