@@ -31,7 +31,7 @@ from keras import layers
 
 EPOCHS = 20
 BATCH_SIZE = 16
-LEARNING_RATE = 1e-4  # small: pretrained features should be adapted, not unlearned
+LEARNING_RATE = 2e-4  # small: pretrained features should be adapted, not unlearned
 MEAN_BGR = (103.939, 116.779, 123.68)  # of ImageNet: VGG16's weights expect BGR with it subtracted
 FROZEN = ("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2")  # edges and colours, good as they are
 

@@ -27,7 +27,7 @@ from common import losses, scores
 import keras
 from keras import layers
 
-EPOCHS = 30
+EPOCHS = 45
 FROZEN_EPOCHS = 1  # the first of them, in which only the decoder is trained
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-3

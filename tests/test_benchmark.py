@@ -51,7 +51,7 @@ def test_ablation_without_augmentation(tmp_path):
     flags = ["--data", "synthetic", "--image-size", "32", "--limit", "8", "--batch-size", "8"]
     flags += ["--backbone-weights", "none"]
     program = f"from measure import ablation; import pathlib; ablation.OUTPUT = pathlib.Path({str(tmp_path)!r})"
-    program += f"; ablation.train('no_augmentation', {flags})"
+    program += f"; ablation.train('no_augmentation', '1', {flags})"
     folder = pathlib.Path(__file__).parent
     finished = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr

@@ -18,15 +18,15 @@ class CrossEntropyAndDice(keras.losses.Loss):
         num_classes = logits.shape[-1]
         labels = ops.cast(labels, "int32")
         counted = ops.cast(labels < num_classes, logits.dtype)
-        truth = ops.one_hot(labels, num_classes, dtype=logits.dtype)  # all zeros for an ignored label
-        log_probabilities = ops.log_softmax(logits)
-        cross_entropy = -ops.sum(truth * log_probabilities, axis=-1)
+        ids = ops.where(labels < num_classes, labels, 0)
+        cross_entropy = counted * ops.sparse_categorical_crossentropy(ids, logits, from_logits=True)
         cross_entropy = ops.sum(cross_entropy, axis=(1, 2)) / ops.maximum(ops.sum(counted, axis=(1, 2)), 1)
 
-        probabilities = ops.exp(log_probabilities) * counted[..., None]
-        overlap = ops.sum(truth * probabilities, axis=(1, 2))
-        area = ops.sum(truth, axis=(1, 2))
-        dice = 2 * overlap / ops.maximum(area + ops.sum(probabilities, axis=(1, 2)), 1)
+        truth = ops.one_hot(labels, num_classes, dtype=logits.dtype)  # all zeros for an ignored label
+        # Per image, the probability of each class summed over the pixels of each true class.
+        confusion = ops.einsum("bhwt,bhwp->btp", truth, ops.softmax(logits))
+        area, overlap = ops.sum(truth, axis=(1, 2)), ops.diagonal(confusion, axis1=1, axis2=2)
+        dice = 2 * overlap / ops.maximum(area + ops.sum(confusion, axis=1), 1)
         present = ops.cast(area > 0, logits.dtype)
         return cross_entropy + ops.sum(present * (1 - dice), axis=-1) / ops.maximum(ops.sum(present, axis=-1), 1)
 

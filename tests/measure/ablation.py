@@ -1,7 +1,9 @@
-"""Ablation of unet_mobilenetv2: `python tests/measure/ablation.py [VARIANT] FLAGS...` trains four variants, or one.
+"""Ablation of unet_mobilenetv2: `python tests/measure/ablation.py FLAGS...` trains four variants with two seeds each.
 
-Each variant trains for six epochs and takes the recipe's flags, such as --image-size or --data-dir. Runs and curves go
-to output/ablation/. The table compares the best epochs on the validation set; the runs' test scores are not used.
+Each variant trains for six epochs and takes the recipe's flags, such as --image-size or --data-dir. Fine tuned and no
+augmentation have the encoder frozen in the first epoch, frozen only in all six; a random start is trained at the full
+learning rate. Runs and curves go to output/ablation/; `ablation.py VARIANT SEED FLAGS...` repeats one. The table
+compares the best epochs on the validation set; the runs' test scores are not used.
 """
 
 import pathlib
@@ -11,6 +13,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "ablation"
 sys.path.insert(0, str(ROOT / "recipes"))
+SEEDS = (0, 1)
 VARIANTS = {  # the last value of a flag wins
     "fine_tuned": ("--epochs", "6", "--frozen-epochs", "1"),
     "frozen_only": ("--epochs", "6", "--frozen-epochs", "6"),
@@ -19,7 +22,7 @@ VARIANTS = {  # the last value of a flag wins
 }
 
 
-def train(name: str, flags: list[str]) -> None:
+def train(name: str, seed: str, flags: list[str]) -> None:
     import app  # noqa: F401  before TensorFlow
     from common import data
 
@@ -27,28 +30,33 @@ def train(name: str, flags: list[str]) -> None:
 
     if name == "no_augmentation":
         data.augment = lambda images, labels, **_: (images, labels)
-    sys.argv = [unet_mobilenetv2.__file__, *flags, *VARIANTS[name], "--output", str(OUTPUT / name)]
+    own = [*VARIANTS[name], "--seed", seed, "--output", str(OUTPUT / f"{name}-{seed}")]
+    sys.argv = [unet_mobilenetv2.__file__, *flags, *own]
     unet_mobilenetv2.main()
 
 
 def table(folder: pathlib.Path) -> str:
-    """A Markdown table of the best validation epoch of each run in a folder."""
+    """A Markdown table of the best validation epoch of each run in a folder, both seeds of a variant in one cell."""
     from app.training import report
 
     lines = ["| | pixel accuracy | mean IoU |", "|---|---|---|"]
     for name in VARIANTS:
-        if (folder / name / "history.csv").exists():
-            history = report.read_history(folder / name / "history.csv").history
-            mean_iou, accuracy = max(zip(history["val_mean_iou"], history["val_accuracy"], strict=True))
-            lines.append(f"| {name.replace('_', ' ')} | {accuracy:.3f} | {mean_iou:.3f} |")
+        best = []
+        for path in sorted(folder.glob(f"{name}-*/history.csv")):
+            history = report.read_history(path).history
+            best.append(max(zip(history["val_mean_iou"], history["val_accuracy"], strict=True)))
+        if best:
+            mean_iou, accuracy = (", ".join(f"{value:.3f}" for value in values) for values in zip(*best, strict=True))
+            lines.append(f"| {name.replace('_', ' ')} | {accuracy} | {mean_iou} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     if sys.argv[1:] and sys.argv[1] in VARIANTS:
-        train(sys.argv[1], sys.argv[2:])  # ends the program
+        train(*sys.argv[1:3], sys.argv[3:])  # ends the program
     for name in VARIANTS:
-        subprocess.run([sys.executable, __file__, name, *sys.argv[1:]], check=True)
+        for seed in SEEDS:
+            subprocess.run([sys.executable, __file__, name, str(seed), *sys.argv[1:]], check=True)
 
     from app.training import report
 

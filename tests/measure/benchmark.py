@@ -1,15 +1,23 @@
 """Speed and memory of the recipes against the plain way (plain.py): `make bench`.
 
     python tests/measure/benchmark.py [pipeline] [step] [inference] [predict] [mask] [start]    some lines, or all
+    python tests/measure/benchmark.py step --precision float32
+
+The plain way is float32, TensorFlow's default settings, all layers trained, augmentation before a float32 cache, Keras'
+RMSprop, `model.predict`, one photo after the other, written by Pillow; around Mask R-CNN it pastes every mask over the
+whole photo and draws it with matplotlib. Its pipeline returns the same pixels again and again, which is why it is
+faster. Ours trains in the fastest precision of the machine, or in the one that --precision names.
 
 The two ways of a line run in one process each and take up to seven turns, so that a noisy machine disturbs both alike;
 the waiting process is stopped. "Faster" is the median over the turns. MB is the peak memory of a process above its
 imports (for the start, its total). The floor of a training step is its multiplications and additions over the rate of
-a large matrix product in the same precision, measured after each step; each way has its own floor. Needs Linux, and
-9 GB for the plain way with the largest photo. GPUs are not measured.
+a large matrix product in the same precision, measured after each step; each way has its own floor, so compare images a
+second, not shares. The results go to output/benchmark/. Needs Linux, and 9 GB for the plain way with the
+largest photo. GPUs are not measured.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import pathlib
@@ -24,6 +32,7 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests" / "measure")]
+OUTPUT = ROOT / "output" / "benchmark"
 SHIPPED = ROOT / "weights" / "unet_mobilenetv2.weights.h5"
 RECIPES = ("unet_scratch", "fcn_vgg16", "unet_mobilenetv2")
 SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
@@ -33,6 +42,7 @@ PREDICTED = {False: 24, True: 3}  # photos in a turn, ours and the plain way's
 DETECTIONS, SURE = 100, 20
 LATEST = (30, 30, 5, 5, 5, 5, 5)  # seconds; a turn that would begin later is skipped: long turns vary little
 STARTS = 2
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
 class Work(NamedTuple):
@@ -171,7 +181,8 @@ def step(is_plain, recipe, size, batch_size):
 
     before = baseline()
     keras.utils.set_random_seed(0)
-    keras.config.set_dtype_policy("float32" if is_plain else device.best_precision([]))
+    precision = "float32" if is_plain else os.environ["BENCHMARK_PRECISION"]
+    keras.config.set_dtype_policy(device.best_precision([]) if precision == "auto" else precision)
     module = importlib.import_module(recipe)
     model = module.build_model(size, 3)
     if is_plain:
@@ -389,29 +400,59 @@ FORMAT = "{:<50}{:>10}{:>10}{:>8}{:>8}{:>8}{:>8}{:>8}{:>13}{:>13}"
 HEAD = ("", "images/s", "plain", "faster", "MB", "plain", "memory", "GFLOP", "floor", "plain")
 
 
-def row(title: str, ours: Measured, plain: Measured, in_seconds: bool = False) -> str:
+class Compared(NamedTuple):
+    """A line's results: medians of both ways, ours first."""
+
+    seconds: list[float]
+    faster: float
+    peaks: list[float]
+    operations: int
+    floors: list[float]
+    shares: list[float]  # of the floor
+
+
+def compare(ours: Measured, plain: Measured) -> Compared:
+    ways = (ours, plain)
+    faster = statistics.median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True))
+    shares = [statistics.median(a / b for a, b in zip(way.floors, way.seconds, strict=True)) for way in ways]
+    medians = [[statistics.median(values) for values in (way.seconds, way.floors or [0.0])] for way in ways]
+    seconds, floors = map(list, zip(*medians, strict=True))
+    return Compared(seconds, faster, [way.peak for way in ways], ours.operations, floors, shares)
+
+
+def row(title: str, line: Compared, in_seconds: bool = False) -> str:
     """A line of the table: GFLOP per image; the floor in images a second and the share of it reached."""
-    medians = [statistics.median(measured.seconds) for measured in (ours, plain)]
-    cells = [f"{seconds:.1f} s" if in_seconds else f"{1 / seconds:.4g}" for seconds in medians]
-    cells += [f"{statistics.median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True)):.2f} x"]
-    cells += [f"{ours.peak:.0f}", f"{plain.peak:.0f}", f"{ours.peak / plain.peak:.2f} x", "", "", ""]
-    if ours.operations:
-        cells[-3] = f"{ours.operations / 1e9:.1f}"
-        for place, measured in ((-2, ours), (-1, plain)):
-            near = statistics.median(a / b for a, b in zip(measured.floors, measured.seconds, strict=True))
-            cells[place] = f"{1 / statistics.median(measured.floors):.4g}, {near:.0%}"
+    cells = [f"{seconds:.1f} s" if in_seconds else f"{1 / seconds:.4g}" for seconds in line.seconds]
+    cells += [f"{line.faster:.2f} x", *(f"{peak:.0f}" for peak in line.peaks)]
+    cells += [f"{line.peaks[0] / line.peaks[1]:.2f} x", "", "", ""]
+    if line.operations:
+        floors = (f"{1 / floor:.4g}, {share:.0%}" for floor, share in zip(line.floors, line.shares, strict=True))
+        cells[-3:] = [f"{line.operations / 1e9:.1f}", *floors]
     return FORMAT.format(title, *cells)
+
+
+def table(folder: pathlib.Path) -> str:
+    """A Markdown table of output/benchmark/, with the steps in float32 beside those in bfloat16."""
+    results, in_float32 = (json.loads((folder / f"{name}.json").read_text()) for name in ("auto", "float32"))
+    lines = ["| | faster | memory | in float32: faster | memory |", "|---" * 5 + "|"]
+    for title in results:
+        found = [lines[title] for lines in (results, in_float32) if title in lines]
+        cells = [(f"{line['faster']:.2g} x", f"{line['peaks'][0] / line['peaks'][1]:.2f} x") for line in found]
+        lines.append(f"| {title} | " + " | ".join(sum([*cells, ("", "")][:2], ())) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = dict.fromkeys(kind for kind, *_ in LINES)
     parser.add_argument("lines", nargs="*", help="of " + ", ".join(known))
-    kinds = parser.parse_args().lines
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of our training steps")
+    args = parser.parse_args()
+    kinds = args.lines
     if not known.keys() >= set(kinds):
         parser.error(f"{' '.join(kinds)}: there are {', '.join(known)}")
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    began, rates = time.perf_counter(), []
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "BENCHMARK_PRECISION": args.precision}
+    began, results = time.perf_counter(), {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BENCHMARK_FOLDER"] = folder
         print(FORMAT.format(*HEAD), flush=True)
@@ -419,12 +460,12 @@ def main() -> None:
             if kinds and kind not in kinds:
                 continue
             ours, plain = side_by_side(set_up, *arguments) if set_up else start_up()
-            print(row(title, ours, plain, in_seconds=not set_up), flush=True)
-            if ours.operations:
-                rates.append([way.operations / statistics.median(way.floors) / 1e9 for way in (ours, plain)])
-    if rates:
-        ours, plain = (statistics.median(column) for column in zip(*rates, strict=True))
-        print(f"\nmatrix product of 2048 x 2048: {ours:.0f} GFLOP a second, in float32 {plain:.0f}")
+            line = compare(ours, plain)
+            print(row(title, line, in_seconds=not set_up), flush=True)
+            results[title] = line._asdict()
+            path = OUTPUT / f"{args.precision}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes")
 
 

@@ -1,18 +1,21 @@
-"""How good are mask edges at a photo's own size? `python tests/measure/edges.py DIR [--weights FILE]`
+"""How good are mask edges at a photo's own size? `python tests/measure/edges.py DIR [RECIPE --weights FILE]`
 
-DIR holds photos and trimaps at full size in Oxford's layout: images/, annotations/trimaps/, annotations/test.txt. For
-each way to enlarge the network's answer it prints IoU and boundary F-score with the border counted as pet, the same for
-the outline along the middle of the border, the IoU with the border left out, and the mean IoU of the three classes. IoU
-is pooled over all pixels; the F-score, with a tolerance of 2 pixels in a photo of 500, is the mean over the photos
-(Csurka et al., BMVC 2013).
+FILE is a trained model of RECIPE; without it the shipped weights are measured. DIR holds photos and trimaps at full
+size in Oxford's layout: images/, annotations/trimaps/, annotations/test.txt. For each way to enlarge the network's
+answer it prints IoU and boundary F-score with the border counted as pet, the same for the outline along the middle of
+the border, the IoU with the border left out, and the mean IoU of the three classes. IoU is pooled over all pixels; the
+F-score, with a tolerance of 2 pixels in a photo of 500, is the mean over the photos (Csurka et al., BMVC 2013). The
+figures also go to output/edges/RECIPE.json, or shipped.json.
 """
 
 import argparse
+import importlib
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
+from app import files
 from app.photos import cutout, network
 from app.sources import folder, labels
 from app.sources.labels import BACKGROUND, BORDER, PET
@@ -20,9 +23,10 @@ from common import scores
 
 import cv2
 import numpy as np
-import unet_mobilenetv2
 
+SHIPPED = files.ROOT / "weights" / "unet_mobilenetv2.weights.h5"
 TOLERANCE = 2  # pixels in a 500 px photo
+FIGURES = ("border as pet: IoU", "F", "outline: IoU", "outline: F", "border left out: IoU", "mean IoU")
 
 
 def nearest(photo, probabilities):
@@ -78,9 +82,11 @@ def boundary_f_score(truth, predicted):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("recipe", nargs="?", default="unet_mobilenetv2")
     parser.add_argument("--weights", type=pathlib.Path)
     args = parser.parse_args()
-    trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, args.weights)
+    build_model = importlib.import_module(args.recipe).build_model
+    trained = network.from_weights(args.recipe, build_model, args.weights or SHIPPED)
     found = folder.checked(args.folder)
     ways = (nearest, bilinear, guided_filter, fast_global_smoother, as_here)
     matrices = {way: np.zeros((3, 3), np.int64) for way in ways}
@@ -100,14 +106,18 @@ def main() -> None:
             ]
             pairs[way] += [[np.sum(one & other), np.sum(one | other)] for one, other in compared]
             f_scores[way].append([boundary_f_score(one, other) for one, other in compared[:2]])
-    print("| | border as pet: IoU | F | outline: IoU | F | border left out: IoU | mean IoU |")
+    print("| | " + " | ".join(FIGURES) + " |")
     print("|---" * 7 + "|")
+    results = {}
     for way in ways:
         pet, outline, tight = pairs[way][:, 0] / pairs[way][:, 1]
         pet_f, outline_f = np.mean(f_scores[way], axis=0)
         mean_iou = scores.report(matrices[way], scores.TRIMAP)["mean_iou"]
-        figures = (f"{value:.3f}" for value in (pet, pet_f, outline, outline_f, tight, mean_iou))
-        print(f"| {way.__name__.replace('_', ' ')} | {' | '.join(figures)} |")
+        name, figures = way.__name__.replace("_", " "), (pet, pet_f, outline, outline_f, tight, mean_iou)
+        results[name] = dict(zip(FIGURES, map(float, figures), strict=True))
+        print(f"| {name} | {' | '.join(f'{value:.3f}' for value in figures)} |")
+    path = files.ROOT / "output" / "edges" / f"{args.recipe if args.weights else 'shipped'}.json"
+    files.write_json(path, {"photos": len(found.test)} | results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""The README's tables of the recipes: `python tests/measure/results.py` prints them from resources/runs/.
+
+resources/runs/RECIPE/ holds metrics.json and history.csv of a training with the recipe's defaults at 128 px, and
+edges.json, what edges.py measured with its model. resources/runs/shipped/ holds that of the shipped weights.
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests" / "measure")]
+RUNS = ROOT / "resources" / "runs"
+RECIPES = ("unet_scratch", "fcn_vgg16", "unet_mobilenetv2")
+GPU_RATE = 5e12  # operations a second of a small GPU in half precision, assumed
+COLUMNS = "epochs | pixel accuracy | mean IoU | pet IoU with border | pet IoU without border | outline F"
+
+
+def choice() -> list[str]:
+    """The rows of figures in the table of recipes, a column for each."""
+    runs = [_read(recipe, "metrics") for recipe in RECIPES]
+    rows = {
+        "mean IoU": [f"{run['test']['mean_iou']:.3f}" for run in runs],
+        "minutes on two CPU cores": [f"{run['train']['seconds'] / 60:.0f}" for run in runs],
+        "estimated minutes on a GPU, at 256 px": [f"{gpu_minutes(recipe):.0f}" for recipe in RECIPES],
+    }
+    return [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+
+
+def table() -> str:
+    """The Markdown table of results: at 128 px, and through --predict at the photos' own size."""
+    lines = [f"| | {COLUMNS} |", "|---" * 7 + "|"]
+    for recipe in RECIPES:
+        run = _read(recipe, "metrics")
+        figures = [f"{run['test'][name]:.3f}" for name in ("pixel_accuracy", "mean_iou", "pet_iou_binary")]
+        lines.append(f"| {recipe} | {run['train']['epochs']} | {' | '.join(figures)} | {_edges(recipe)} |")
+    lines.append(f"| the weights in this repository |  |  |  |  | {_edges('shipped')} |")
+    return "\n".join(lines) + "\n"
+
+
+def gpu_minutes(recipe: str) -> float:
+    """An estimate for the recipe's defaults at 256 px, from the operations of its convolutions."""
+    import app  # noqa: F401  before TensorFlow
+
+    import benchmark
+
+    module = importlib.import_module(recipe)
+    model = module.build_model(256, 3)
+    if hasattr(module, "freeze_first_blocks"):
+        module.freeze_first_blocks(model)
+    images = _read(recipe, "metrics")["train"]["images"] * module.EPOCHS
+    return benchmark.operations(model) * images / GPU_RATE / 60
+
+
+def _edges(run: str) -> str:
+    if not (RUNS / run / "edges.json").exists():
+        return " | "
+    figures = _read(run, "edges")["as here"]
+    return f"{figures['border left out: IoU']:.3f} | {figures['outline: F']:.3f}"
+
+
+def _read(run: str, name: str) -> dict:
+    return json.loads((RUNS / run / f"{name}.json").read_text())
+
+
+if __name__ == "__main__":
+    print("\n".join([*choice(), "", table()]))
