@@ -54,7 +54,10 @@ def test_the_command_for_cuda_is_that_of_the_readme_and_fits_the_requirements():
     assert device.CUDA.replace("[and-cuda]", "") in (ROOT / "requirements.txt").read_text()
 
 
-@pytest.mark.parametrize("recipe", [unet_scratch, fcn_vgg16, pytest.param(unet_mobilenetv2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "recipe",
+    [unet_scratch, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (fcn_vgg16, unet_mobilenetv2))],
+)
 def test_a_training_as_on_a_gpu(command_line, tmp_path, monkeypatch, recipe):
     """Two steps compiled by XLA, in mixed_float16 with a scaled loss and Keras' own layers, and a save."""
     gpu = {"device_name": "a GPU with tensor cores", "compute_capability": (8, 0)}
