@@ -16,6 +16,7 @@ import mask_rcnn_hub
 import numpy as np
 import pytest
 import tensorflow as tf
+import unet_mobilenetv2
 from conftest import ROOT
 from PIL import Image
 from pycocotools import mask as coco_masks
@@ -352,7 +353,10 @@ def test_the_small_model_outlines_the_cat_and_the_dog_and_nothing_else(command_l
     cat, dog = sorted(json.loads((tmp_path / "detections.json").read_text()), key=lambda one: one["category_id"])
     assert (cat["category_id"], dog["category_id"]) == (17, 18)
     found = coco_masks.decode(cat["segmentation"]).astype(bool)
-    cutout = np.asarray(Image.open(ROOT / "resources" / "cat_cutout.png"))[..., 3] > 127
+    photo = ROOT / "resources" / "photos" / "cat.jpg"
+    flags = ("--predict", photo, "--weights", "shipped", "--output", tmp_path)
+    assert command_line(unet_mobilenetv2, *flags)[0] == 0
+    cutout = np.asarray(Image.open(tmp_path / "cat_cutout.png"))[..., 3] > 127
     assert (found & cutout).sum() > 0.9 * (found | cutout).sum()
 
 

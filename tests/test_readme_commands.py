@@ -23,7 +23,8 @@ RUN = {  # in this order, as the README has them, with the flags that are added
     "--output output/demo/mask_rcnn": "",
     "python recipes/mask_rcnn_hub.py resources/photos/ --model small": "",
     "python recipes/unet_mobilenetv2.py --data DIR --check-data": "",
-    "python recipes/unet_mobilenetv2.py --data DIR --weights shipped": QUICK,
+    "python recipes/unet_mobilenetv2.py --data DIR --weights shipped "
+    "--image-size 192 --batch-size 8 --epochs 30": QUICK,
     "python recipes/unet_mobilenetv2.py --data DIR --predict PHOTO": "",
 }
 ELSEWHERE = {  # by another test
@@ -32,7 +33,8 @@ ELSEWHERE = {  # by another test
     "python recipes/unet_mobilenetv2.py --image-size 128": "test_recipes.py, with drawn pets",
     "unzip -p weights/unet_scratch.keras classes.json": "test_export.py",
     "python recipes/mask_rcnn_train.py": "test_mask_rcnn_train.py, with smaller pictures",
-    "python recipes/mask_rcnn_train.py --data DIR": "test_mask_rcnn_train.py, with smaller pictures",
+    "python recipes/mask_rcnn_train.py --data DIR --epochs 200": "test_mask_rcnn_train.py, with smaller pictures",
+    "python recipes/mask_rcnn_hub.py PHOTO --model weights/mask_rcnn_train-DIR": "test_mask_rcnn_train.py",
 }
 NOT_RUN = {
     "git clone REPOSITORY cookbook && cd cookbook": "downloads",

@@ -1,6 +1,7 @@
-"""The README's pictures of predictions: `python tests/measure/pictures.py` writes resources/strip.jpg.
+"""The README's pictures of predictions: `python tests/measure/pictures.py` writes those of the weights in weights/.
 
-With `RECIPE FILE` it writes resources/dog_RECIPE.jpg, what a trained model answers.
+These are resources/strip.jpg and resources/cat_mask_rcnn.jpg. With `RECIPE FILE` it writes resources/dog_RECIPE.jpg,
+what a trained model answers.
 """
 
 import pathlib
@@ -14,47 +15,52 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESOURCES = ROOT / "resources"
 PHOTOS = ("dog", "cat")
-HEIGHT, GAP, SQUARE = 240, 8, 12  # pixels
-SHIPPED = ROOT / "weights" / "unet_mobilenetv2.weights.h5"
+WIDTH, GAP, SQUARE = 320, 8, 12  # pixels
 
 
-def predict(recipe: str, weights: pathlib.Path, names: tuple[str, ...], folder: str) -> None:
-    photos = [str(RESOURCES / "photos" / f"{name}.jpg") for name in names]
-    command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), "--predict", *photos]
-    subprocess.run([*command, "--weights", str(weights), "--output", folder], check=True)
+def run(recipe: str, flags: list[str], folder: str) -> None:
+    subprocess.run([sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *flags, "--output", folder], check=True)
 
 
 def tile(path: pathlib.Path) -> Image.Image:
-    """A picture of HEIGHT pixels; what is transparent shows a checkerboard."""
+    """A picture of WIDTH pixels; what is transparent shows a checkerboard."""
     picture = Image.open(path).convert("RGBA")
-    picture = picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT), Image.Resampling.LANCZOS)
-    row, column = np.indices((HEIGHT, picture.width)) // SQUARE
+    picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+    row, column = np.indices((picture.height, WIDTH)) // SQUARE
     board = Image.fromarray(np.where((row + column) % 2, 225, 255).astype(np.uint8)).convert("RGBA")
     return Image.alpha_composite(board, picture).convert("RGB")
 
 
-def strip(paths: list[pathlib.Path]) -> Image.Image:
-    tiles = [tile(path) for path in paths]
-    joined = Image.new("RGB", (sum(each.width + GAP for each in tiles) - GAP, HEIGHT), "white")
-    left = 0
-    for each in tiles:
-        joined.paste(each, (left, 0))
-        left += each.width + GAP
+def sheet(rows: list[list[pathlib.Path]]) -> Image.Image:
+    """Pictures in rows, the pictures of a row in one shape."""
+    tiles = [list(map(tile, row)) for row in rows]
+    width = (WIDTH + GAP) * len(rows[0]) - GAP
+    joined = Image.new("RGB", (width, sum(row[0].height + GAP for row in tiles) - GAP), "white")
+    top = 0
+    for row in tiles:
+        for number, picture in enumerate(row):
+            joined.paste(picture, (number * (WIDTH + GAP), top))
+        top += row[0].height + GAP
     return joined
 
 
+def save(picture: Image.Image, name: str) -> None:
+    picture.save(RESOURCES / name, quality=88, optimize=True)
+
+
 def main() -> None:
+    photos = [RESOURCES / "photos" / f"{name}.jpg" for name in PHOTOS]
     with tempfile.TemporaryDirectory() as folder:
         if sys.argv[1:]:
             recipe, weights = sys.argv[1:]
-            predict(recipe, pathlib.Path(weights), PHOTOS[:1], folder)
-            picture, name = tile(pathlib.Path(folder, "dog_overlay.png")), f"dog_{recipe}.jpg"
+            run(recipe, ["--predict", str(photos[0]), "--weights", weights], folder)
+            save(tile(pathlib.Path(folder, "dog_overlay.png")), f"dog_{recipe}.jpg")
         else:
-            predict("unet_mobilenetv2", SHIPPED, PHOTOS, folder)
-            made = [pathlib.Path(folder, f"{name}_{kind}.png") for name in PHOTOS for kind in ("overlay", "cutout")]
-            photos = [RESOURCES / "photos" / f"{name}.jpg" for name in PHOTOS]
-            picture, name = strip([photos[0], *made[:2], photos[1], *made[2:]]), "strip.jpg"
-        picture.save(RESOURCES / name, quality=88, optimize=True)
+            run("unet_mobilenetv2", ["--predict", *map(str, photos), "--weights", "shipped"], folder)
+            made = [[pathlib.Path(folder, f"{name}_{kind}.png") for kind in ("overlay", "cutout")] for name in PHOTOS]
+            save(sheet([[photo, *pictures] for photo, pictures in zip(photos, made, strict=True)]), "strip.jpg")
+            run("mask_rcnn_hub", [str(photos[1]), "--model", "small"], folder)
+            save(tile(pathlib.Path(folder, "cat_overlay.png")), "cat_mask_rcnn.jpg")
 
 
 if __name__ == "__main__":

@@ -10,20 +10,23 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests" / "measure")]
+sys.path.insert(0, str(ROOT / "recipes"))
+sys.path.insert(0, str(ROOT / "tests" / "measure"))
+
+import benchmark
+
 RUNS = ROOT / "resources" / "runs"
-RECIPES = ("unet_scratch", "fcn_vgg16", "unet_mobilenetv2")
 GPU_RATE = 5e12  # operations a second of a small GPU in half precision, assumed
 COLUMNS = "epochs | pixel accuracy | mean IoU | pet IoU with border | pet IoU without border | outline F"
 
 
 def choice() -> list[str]:
     """The rows of figures in the table of recipes, a column for each."""
-    runs = [_read(recipe, "metrics") for recipe in RECIPES]
+    runs = [_read(recipe, "metrics") for recipe in benchmark.RECIPES]
     rows = {
         "mean IoU": [f"{run['test']['mean_iou']:.3f}" for run in runs],
         "minutes on two CPU cores": [f"{run['train']['seconds'] / 60:.0f}" for run in runs],
-        "estimated minutes on a GPU, at 256 px": [f"{gpu_minutes(recipe):.0f}" for recipe in RECIPES],
+        "estimated minutes on a GPU, at 256 px": [f"{gpu_minutes(recipe):.0f}" for recipe in benchmark.RECIPES],
     }
     return [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
 
@@ -31,7 +34,7 @@ def choice() -> list[str]:
 def table() -> str:
     """The Markdown table of results: at 128 px, and through --predict at the photos' own size."""
     lines = [f"| | {COLUMNS} |", "|---" * 7 + "|"]
-    for recipe in RECIPES:
+    for recipe in benchmark.RECIPES:
         run = _read(recipe, "metrics")
         figures = [f"{run['test'][name]:.3f}" for name in ("pixel_accuracy", "mean_iou", "pet_iou_binary")]
         lines.append(f"| {recipe} | {run['train']['epochs']} | {' | '.join(figures)} | {_edges(recipe)} |")
@@ -42,8 +45,6 @@ def table() -> str:
 def gpu_minutes(recipe: str) -> float:
     """An estimate for the recipe's defaults at 256 px, from the operations of its convolutions."""
     import app  # noqa: F401  before TensorFlow
-
-    import benchmark
 
     module = importlib.import_module(recipe)
     model = module.build_model(256, 3)
