@@ -9,13 +9,11 @@ import json
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "recipes"))
-sys.path.insert(0, str(ROOT / "tests" / "measure"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import benchmark
 
-RUNS = ROOT / "resources" / "runs"
+RUNS = benchmark.ROOT / "resources" / "runs"
 GPU_RATE = 5e12  # operations a second of a small GPU in half precision, assumed
 COLUMNS = "epochs | pixel accuracy | mean IoU | pet IoU with border | pet IoU without border | outline F"
 
