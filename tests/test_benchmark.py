@@ -1,5 +1,6 @@
 """The scripts that measure the README's figures."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -35,9 +36,29 @@ def test_unknown_line_is_refused():
     )
 
 
+def test_table_of_results(tmp_path):
+    """A step, which has a floor and was measured in float32 too, and a start, which has none."""
+    step = benchmark.compare(
+        benchmark.Measured([0.1, 0.2, 0.2], [0.1, 0.1, 0.1], 10**9, 150.0),
+        benchmark.Measured([0.4, 0.4, 0.6], [0.2, 0.2, 0.2], 10**9, 100.0),
+    )
+    start = benchmark.compare(benchmark.Measured([2.0], [], 0, 90.0), benchmark.Measured([5.0], [], 0, 100.0))
+    assert benchmark.row("step", step).split() == (
+        ["step", "5", "2.5", "3.00", "x", "150", "100", "1.50", "x", "1.0", "10,", "50%", "5,", "50%"]
+    )
+    assert benchmark.row("start", start, in_seconds=True).split()[:5] == ["start", "2.0", "s", "5.0", "s"]
+    lines = {"step": step._asdict(), "start": start._asdict()}
+    (tmp_path / "auto.json").write_text(json.dumps(lines))
+    (tmp_path / "float32.json").write_text(json.dumps({"step": lines["step"]}))
+    assert benchmark.table(tmp_path).splitlines()[2:] == [
+        "| step | 3.0 x | 1.50 x | 3.0 x | 1.50 x |",
+        "| start | 2.5 x | 0.90 x |  |  |",
+    ]
+
+
 @pytest.mark.slow
-def test_inference_benchmark():
-    finished = run(benchmark, "inference")
+def test_inference_benchmark(tmp_path):
+    finished = run(benchmark, "inference", "--output", tmp_path)
     assert finished.returncode == 0, finished.stderr
     head, *rows, minutes = finished.stdout.splitlines()
     assert "images/s" in head and len(rows) == 2 and minutes.endswith("minutes")

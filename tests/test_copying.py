@@ -1,4 +1,4 @@
-"""The README's "Copying" section, followed to the letter outside this project."""
+"""The README's section "Copy the code", followed to the letter outside this project."""
 
 import ast
 import os

@@ -109,6 +109,20 @@ def test_image_and_label_are_warped_together(axis):
         assert label.max() - label.min() > 0.35 * size
 
 
+def test_augmented_labels_stay_class_ids():
+    """Large blocks and noise of two classes and ignored pixels: blending would make others."""
+    blocks = np.kron(np.random.default_rng(0).choice([0, 2, 255], (64, 4, 4)), np.ones((12, 12))).astype(np.uint8)
+    _, labels = data.augment(np.zeros((64, 48, 48, 3), np.uint8), blocks, seed=(0, 0))
+    assert set(np.unique(labels)) == {0, 2, 255}
+
+
+def test_half_of_the_images_are_rotated():
+    ramp = np.broadcast_to(np.arange(48, dtype=np.uint8), (64, 48, 48))
+    _, labels = data.augment(np.zeros((64, 48, 48, 3), np.uint8), ramp, seed=(0, 0))
+    rows_differ = (labels.numpy() != labels.numpy()[:, :1]).any(axis=(1, 2))
+    assert 20 < rows_differ.sum() < 44
+
+
 def test_augmentation_varies_over_epochs_and_repeats_with_the_seed():
     pair = corner_marked(4)
     epochs = [data.augment(*pair, seed=(0, step)) for step in range(8)]

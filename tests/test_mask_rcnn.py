@@ -347,7 +347,7 @@ def test_without_a_network_the_small_model_steps_in(command_line, weights, tmp_p
 
 
 def test_the_small_model_outlines_the_cat_and_the_dog_and_nothing_else(command_line, tmp_path):
-    """As the U-Net cuts it out; the portrait and the coffee have no pet."""
+    """The cat as the U-Net cuts it out; the portrait and the coffee have no pet."""
     status, out, err = command_line(mask_rcnn_hub, "--model", "small", "--min-score", 0.5, "--output", tmp_path)
     assert (status, err) == (0, "") and out.count("  nothing  ") == 2
     cat, dog = sorted(json.loads((tmp_path / "detections.json").read_text()), key=lambda one: one["category_id"])

@@ -143,28 +143,28 @@ def augment(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirrors, crops, rotates and recolours each image of a batch independently, and its labels with it.
 
-    Half of the images are mirrored, half are zoomed in by up to a factor of 2, half are stretched and half are rotated
-    by up to 20 degrees; reflections fill what a photo leaves empty. Contrast, saturation and brightness vary. All
-    random numbers come from `seed`, two integers, so any batch, or its images from `first` on, can be reproduced.
+    Of the images, half are mirrored, half zoomed in by up to a factor of 2, half stretched by up to a third, and half
+    rotated by up to 20 degrees; reflections fill what a photo leaves empty. Contrast, saturation and brightness vary.
 
-    Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W], of a static shape.
+    Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W], of a static shape. `seed` is two
+    integers. `first` is the place of the images in a batch of `total`, of which a worker may have a part.
     """
     count, height, width = labels.shape
     uniform = tf.random.stateless_uniform((9, total or count), seed=tf.cast(tf.stack(seed), tf.int64))
     uniform = uniform[:, first : first + count]
-    mirrored, window, aspect, angle, left, top = tf.unstack(uniform[:6])
+    mirrored, zoom, aspect, angle, left, top = tf.unstack(uniform[:6])
 
-    def half(values, most):  # 0..1 to -most..most, but to 0 for the middle half
+    def for_half(values, most):  # 0..1 to -most..most, but to 0 for the middle half
         return most * tf.sign(values - 0.5) * tf.maximum(0.0, 4 * tf.abs(values - 0.5) - 1)
 
-    side, aspect, angle = tf.minimum(1.0, 0.5 + window), tf.exp(half(aspect, 0.3)), half(angle, math.radians(20))
-    wide, high = side * tf.minimum(1.0, aspect), side * tf.minimum(1.0, 1 / aspect)  # the window, as shares
+    share, aspect, angle = tf.minimum(1.0, 0.5 + zoom), tf.exp(for_half(aspect, 0.3)), for_half(angle, math.pi / 9)
+    share_x, share_y = share * tf.minimum(1.0, aspect), share * tf.minimum(1.0, 1 / aspect)  # shown, of the photo
     center = tf.constant([[(width - 1) / 2], [(height - 1) / 2]])
-    place = tf.stack([(left - 0.5) * (1 - wide) * width, (top - 0.5) * (1 - high) * height], axis=1)[..., None]
-    wide = tf.where(mirrored < 0.5, -wide, wide)
-    matrix = tf.stack([wide * tf.cos(angle), -high * tf.sin(angle), wide * tf.sin(angle), high * tf.cos(angle)], axis=1)
-    matrix = tf.reshape(matrix, (-1, 2, 2))  # from the augmented image to the photo, about their centers
-    rows = tf.concat([matrix, center + place - matrix @ center], axis=2)
+    shift = tf.stack([(left - 0.5) * (1 - share_x) * width, (top - 0.5) * (1 - share_y) * height], axis=1)[..., None]
+    share_x = tf.where(mirrored < 0.5, -share_x, share_x)
+    sin, cos = tf.sin(angle), tf.cos(angle)
+    matrix = tf.transpose(tf.stack([[share_x * cos, -share_y * sin], [share_x * sin, share_y * cos]]), (2, 0, 1))
+    rows = tf.concat([matrix, center + shift - matrix @ center], axis=2)  # from the augmented image to the photo
     transforms = tf.pad(tf.reshape(rows, (-1, 6)), ((0, 0), (0, 2)))
 
     def warp(pixels, interpolation):

@@ -1,9 +1,10 @@
 """Ablation of unet_mobilenetv2: `python tests/measure/ablation.py FLAGS...` trains four variants with two seeds each.
 
-Each variant trains for six epochs and takes the recipe's flags, such as --image-size or --data-dir. Fine tuned and no
-augmentation have the encoder frozen in the first epoch, frozen only in all six; a random start is trained at the full
-learning rate. Runs and curves go to output/ablation/; `ablation.py VARIANT SEED FLAGS...` repeats one. The table
-compares the best epochs on the validation set; the runs' test scores are not used.
+Each variant trains for six epochs and takes the recipe's flags, such as --image-size or --data-dir. `fine_tuned` and
+`no_augmentation` have the encoder frozen in the first epoch, `frozen_only` in all six; `random_start` is trained at the
+full learning rate. Runs and curves go to output/ablation/; `ablation.py VARIANT SEED FLAGS...` repeats one. The table
+compares the best epochs on the validation photos, which depend on the seed: compare variants, not seeds. The runs' test
+scores are not used.
 """
 
 import pathlib
@@ -14,11 +15,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "ablation"
 sys.path.insert(0, str(ROOT / "recipes"))
 SEEDS = (0, 1)
-VARIANTS = {  # the last value of a flag wins
-    "fine_tuned": ("--epochs", "6", "--frozen-epochs", "1"),
-    "frozen_only": ("--epochs", "6", "--frozen-epochs", "6"),
-    "no_augmentation": ("--epochs", "6", "--frozen-epochs", "1"),
-    "random_start": ("--epochs", "6", "--backbone-weights", "none"),
+EPOCHS = "6"
+VARIANTS = {
+    "fine_tuned": ("--frozen-epochs", "1"),
+    "frozen_only": ("--frozen-epochs", EPOCHS),
+    "no_augmentation": ("--frozen-epochs", "1"),
+    "random_start": ("--backbone-weights", "none"),
 }
 
 
@@ -30,8 +32,8 @@ def train(name: str, seed: str, flags: list[str]) -> None:
 
     if name == "no_augmentation":
         data.augment = lambda images, labels, **_: (images, labels)
-    own = [*VARIANTS[name], "--seed", seed, "--output", str(OUTPUT / f"{name}-{seed}")]
-    sys.argv = [unet_mobilenetv2.__file__, *flags, *own]
+    own = ["--epochs", EPOCHS, *VARIANTS[name], "--seed", seed, "--output", str(OUTPUT / f"{name}-{seed}")]
+    sys.argv = [unet_mobilenetv2.__file__, *flags, *own]  # the last value of a flag wins
     unet_mobilenetv2.main()
 
 
@@ -53,7 +55,8 @@ def table(folder: pathlib.Path) -> str:
 
 def main() -> None:
     if sys.argv[1:] and sys.argv[1] in VARIANTS:
-        train(*sys.argv[1:3], sys.argv[3:])  # ends the program
+        name, seed, *flags = sys.argv[1:]
+        train(name, seed, flags)  # ends the program
     for name in VARIANTS:
         for seed in SEEDS:
             subprocess.run([sys.executable, __file__, name, str(seed), *sys.argv[1:]], check=True)

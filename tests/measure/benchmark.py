@@ -12,7 +12,8 @@ The two ways of a line run in one process each and take up to seven turns, so th
 the waiting process is stopped. "Faster" is the median over the turns. MB is the peak memory of a process above its
 imports (for the start, its total). The floor of a training step is its multiplications and additions over the rate of
 a large matrix product in the same precision, measured after each step; each way has its own floor, so compare images a
-second, not shares. The results go to output/benchmark/. Needs Linux, and 9 GB for the plain way with the
+second, not shares. The results go to output/benchmark/, into the
+file of the precision, where they replace those of the same lines. Needs Linux, and 9 GB for the plain way with the
 largest photo. GPUs are not measured.
 """
 
@@ -414,9 +415,11 @@ class Compared(NamedTuple):
 def compare(ours: Measured, plain: Measured) -> Compared:
     ways = (ours, plain)
     faster = statistics.median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True))
-    shares = [statistics.median(a / b for a, b in zip(way.floors, way.seconds, strict=True)) for way in ways]
-    medians = [[statistics.median(values) for values in (way.seconds, way.floors or [0.0])] for way in ways]
-    seconds, floors = map(list, zip(*medians, strict=True))
+    seconds = [statistics.median(way.seconds) for way in ways]
+    floors, shares = [], []
+    if ours.operations:
+        floors = [statistics.median(way.floors) for way in ways]
+        shares = [statistics.median(a / b for a, b in zip(way.floors, way.seconds, strict=True)) for way in ways]
     return Compared(seconds, faster, [way.peak for way in ways], ours.operations, floors, shares)
 
 
@@ -432,13 +435,15 @@ def row(title: str, line: Compared, in_seconds: bool = False) -> str:
 
 
 def table(folder: pathlib.Path) -> str:
-    """A Markdown table of output/benchmark/, with the steps in float32 beside those in bfloat16."""
+    """A Markdown table of the results in a folder, with the steps in float32 beside those in bfloat16."""
     results, in_float32 = (json.loads((folder / f"{name}.json").read_text()) for name in ("auto", "float32"))
     lines = ["| | faster | memory | in float32: faster | memory |", "|---" * 5 + "|"]
     for title in results:
-        found = [lines[title] for lines in (results, in_float32) if title in lines]
-        cells = [(f"{line['faster']:.2g} x", f"{line['peaks'][0] / line['peaks'][1]:.2f} x") for line in found]
-        lines.append(f"| {title} | " + " | ".join(sum([*cells, ("", "")][:2], ())) + " |")
+        cells = []
+        for measured in (results, in_float32):
+            line = measured.get(title)
+            cells += [f"{line['faster']:.1f} x", f"{line['peaks'][0] / line['peaks'][1]:.2f} x"] if line else ["", ""]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -446,13 +451,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = dict.fromkeys(kind for kind, *_ in LINES)
     parser.add_argument("lines", nargs="*", help="of " + ", ".join(known))
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of our training steps")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="precision of our training steps")
     args = parser.parse_args()
     kinds = args.lines
     if not known.keys() >= set(kinds):
         parser.error(f"{' '.join(kinds)}: there are {', '.join(known)}")
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "BENCHMARK_PRECISION": args.precision}
-    began, results = time.perf_counter(), {}
+    began, path = time.perf_counter(), args.output / f"{args.precision}.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BENCHMARK_FOLDER"] = folder
         print(FORMAT.format(*HEAD), flush=True)
@@ -463,7 +470,6 @@ def main() -> None:
             line = compare(ours, plain)
             print(row(title, line, in_seconds=not set_up), flush=True)
             results[title] = line._asdict()
-            path = OUTPUT / f"{args.precision}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes")

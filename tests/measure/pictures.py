@@ -1,7 +1,7 @@
-"""The README's pictures of predictions: `python tests/measure/pictures.py` writes those of the weights in weights/.
+"""The README's pictures of predictions: `python tests/measure/pictures.py [RECIPE FILE]`
 
-These are resources/strip.jpg and resources/cat_mask_rcnn.jpg. With `RECIPE FILE` it writes resources/dog_RECIPE.jpg,
-what a trained model answers.
+Without arguments it writes resources/strip.jpg and resources/cat_mask_rcnn.jpg, made with the weights of this
+repository; with a model that RECIPE trained, resources/dog_RECIPE.jpg.
 """
 
 import pathlib

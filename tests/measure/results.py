@@ -18,8 +18,8 @@ GPU_RATE = 5e12  # operations a second of a small GPU in half precision, assumed
 COLUMNS = "epochs | pixel accuracy | mean IoU | pet IoU with border | pet IoU without border | outline F"
 
 
-def choice() -> list[str]:
-    """The rows of figures in the table of recipes, a column for each."""
+def recipe_rows() -> list[str]:
+    """Rows of the README's table of recipes, a column for each."""
     runs = [_read(recipe, "metrics") for recipe in benchmark.RECIPES]
     rows = {
         "mean IoU": [f"{run['test']['mean_iou']:.3f}" for run in runs],
@@ -55,7 +55,7 @@ def gpu_minutes(recipe: str) -> float:
 def _edges(run: str) -> str:
     if not (RUNS / run / "edges.json").exists():
         return " | "
-    figures = _read(run, "edges")["as here"]
+    figures = _read(run, "edges")
     return f"{figures['border left out: IoU']:.3f} | {figures['outline: F']:.3f}"
 
 
@@ -64,4 +64,4 @@ def _read(run: str, name: str) -> dict:
 
 
 if __name__ == "__main__":
-    print("\n".join([*choice(), "", table()]))
+    print("\n".join([*recipe_rows(), "", table()]))
