@@ -1,5 +1,6 @@
 """The README: its links resolve, its figures match the recorded runs, and it stays short."""
 
+import importlib
 import json
 import pathlib
 import re
@@ -63,6 +64,17 @@ def test_links_and_pictures_exist(page):
 def test_scores_match_the_recorded_runs():
     assert "\n".join(results.recipe_rows()) in README
     assert results.table() in README
+
+
+@pytest.mark.parametrize("recipe", benchmark.RECIPES)
+def test_the_recorded_runs_have_the_defaults_of_their_recipe(recipe):
+    module = importlib.import_module(recipe)
+    run = json.loads((ROOT / "resources" / "runs" / recipe / "metrics.json").read_text())
+    defaults = {"epochs": module.EPOCHS, "batch_size": module.BATCH_SIZE, "learning_rate": module.LEARNING_RATE}
+    config = {"data": "oxford_iiit_pet", "image_size": 128, "limit": None} | defaults
+    assert run["config"].items() >= config.items() and run["train"]["epochs"] == module.EPOCHS
+    (expected,) = re.findall(r"^Expect:  test mean IoU (\S+) at 128 px\.$", module.__doc__, re.M)
+    assert f"{run['test']['mean_iou']:.3f}" == expected
 
 
 def test_ablation_matches_the_recorded_runs():
