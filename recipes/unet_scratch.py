@@ -4,7 +4,7 @@ Trains a U-Net without any pretrained part on Oxford-IIIT Pet, scores it on the 
 curves, mosaics and the model. The encoder halves the image down to a few pixels, the decoder doubles it back, and
 skip connections carry the fine detail across.
 
-Needs:   a GPU with 4 GB, or a CPU and patience: at 128 px two cores take 2 minutes per epoch with bfloat16, 5 without.
+Needs:   a GPU with 4 GB, or a CPU and patience: at 128 px two cores take 2 minutes per epoch with bfloat16, 4 without.
          The first run downloads 800 MB of photos.
 Run:     python recipes/unet_scratch.py                     train on Oxford-IIIT Pet at 256 px
          python recipes/unet_scratch.py --data synthetic    try it without a download

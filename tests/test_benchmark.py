@@ -51,8 +51,8 @@ def test_table_of_results(tmp_path):
     (tmp_path / "auto.json").write_text(json.dumps(lines))
     (tmp_path / "float32.json").write_text(json.dumps({"step": lines["step"]}))
     assert benchmark.table(tmp_path).splitlines()[2:] == [
-        "| step | 3.0 x | 1.50 x | 3.0 x | 1.50 x |",
-        "| start | 2.5 x | 0.90 x |  |  |",
+        "| step | 3.00 | 1.50 | 3.00 | 1.50 |",
+        "| start | 2.50 | 0.90 |  |  |",
     ]
 
 

@@ -81,7 +81,6 @@ def test_ablation_matches_the_recorded_runs():
     assert ablation.table(ROOT / "resources" / "ablation") in README
 
 
-@pytest.mark.skipif(not (ROOT / "resources" / "benchmark").exists(), reason="no benchmark has been measured")
 def test_speed_matches_the_recorded_measurement():
     assert benchmark.table(ROOT / "resources" / "benchmark") in README
 

@@ -53,8 +53,6 @@ def gpu_minutes(recipe: str) -> float:
 
 
 def _edges(run: str) -> str:
-    if not (RUNS / run / "edges.json").exists():
-        return " | "
     figures = _read(run, "edges")
     return f"{figures['border left out: IoU']:.3f} | {figures['outline: F']:.3f}"
 

@@ -1,5 +1,6 @@
 """Loads the data set that --data names."""
 
+import os
 import pathlib
 
 from app.cli import InputError
@@ -40,6 +41,11 @@ def load_data(
         splits = [*pipelines.split(source.train, source.validation_share, seed), source.test]
     if limit:
         splits = [examples.take(limit) for examples in splits]
-    train, validation, test = (examples.map(source.decode, num_parallel_calls=tf.data.AUTOTUNE) for examples in splits)
+    threads = tf.data.Options()  # of its own, because those of TensorFlow may be just one: see device.save_memory
+    threads.threading.private_threadpool_size = os.cpu_count()
+    train, validation, test = (
+        examples.map(source.decode, num_parallel_calls=tf.data.AUTOTUNE).with_options(threads) for examples in splits
+    )
     options = {"image_size": image_size, "batch_size": batch_size, "seed": seed, "augmented": source.augmented}
-    return pipelines.from_datasets(train, validation, test, source.class_names, **options)
+    data = pipelines.from_datasets(train, validation, test, source.class_names, **options)
+    return data._replace(train_from=lambda *part: data.train_from(*part).with_options(threads))

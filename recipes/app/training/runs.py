@@ -60,6 +60,8 @@ def start(
         own = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
         sys.exit(predict.run(recipe, build_model, args.predict, args.output, **own))
     gpus = device.gpu_details()  # before anything else uses them
+    if not gpus:
+        device.save_memory()
     team = cluster.assemble(args.batch_size)
     if not (team.is_chief and sys.stdout.isatty()):
         keras.utils.disable_interactive_logging()  # no progress bars in a log; the recorder prints its epochs there
