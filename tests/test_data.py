@@ -1,3 +1,5 @@
+import os
+
 from app.cli import InputError
 from app.sources import load, synthetic
 from common import data
@@ -153,6 +155,13 @@ def test_augmented_batches_are_the_same_from_any_step_and_in_the_parts_of_worker
         part = slice(2 * worker, 2 * worker + 2)
         expected = (np.concatenate([values[:4][part], values[4:][part]]) for values in later)
         assert same(batches(pets.train_from(3, worker, 2), 2), expected)
+
+
+def test_pipelines_have_threads_of_their_own():
+    """Those of TensorFlow may be just one, see device.save_memory."""
+    pets = load.load_data("synthetic", 32, 1, limit=1)
+    for batches in (pets.train, pets.train_from(1, 0, 1), pets.test):
+        assert batches.options().threading.private_threadpool_size == os.cpu_count()
 
 
 def test_drawn_pets_are_not_augmented():
