@@ -154,11 +154,11 @@ def augment(
     uniform = uniform[:, first : first + count]
     mirrored, zoom, aspect, angle, left, top = tf.unstack(uniform[:6])
 
-    def for_half(values, most):  # 0..1 to -most..most, but to 0 for the middle half
+    def half(values, most):  # 0..1 to -most..most, but to 0 for the middle half
         return most * tf.sign(values - 0.5) * tf.maximum(0.0, 4 * tf.abs(values - 0.5) - 1)
 
-    share, aspect, angle = tf.minimum(1.0, 0.5 + zoom), tf.exp(for_half(aspect, 0.3)), for_half(angle, math.pi / 9)
-    share_x, share_y = share * tf.minimum(1.0, aspect), share * tf.minimum(1.0, 1 / aspect)  # shown, of the photo
+    share, aspect, angle = tf.minimum(1.0, 0.5 + zoom), tf.exp(half(aspect, 0.3)), half(angle, math.radians(20))
+    share_x, share_y = share * tf.minimum(1.0, aspect), share * tf.minimum(1.0, 1 / aspect)  # of the photo
     center = tf.constant([[(width - 1) / 2], [(height - 1) / 2]])
     shift = tf.stack([(left - 0.5) * (1 - share_x) * width, (top - 0.5) * (1 - share_y) * height], axis=1)[..., None]
     share_x = tf.where(mirrored < 0.5, -share_x, share_x)

@@ -12,12 +12,12 @@ The two ways of a line run in one process each and take up to seven turns, so th
 the waiting process is stopped. "Faster" is the median over the turns. MB is the peak memory of a process above its
 imports (for the start, its total). The floor of a training step is its multiplications and additions over the rate of
 a large matrix product in the same precision, measured after each step; each way has its own floor, so compare images a
-second, not shares. The results go to output/benchmark/, into the
-file of the precision, where they replace those of the same lines. Needs Linux, and 9 GB for the plain way with the
-largest photo. GPUs are not measured.
+second, not shares. The results go to output/benchmark/, into the file of the precision, where they replace those of the
+same lines. Needs Linux, and 9 GB for the plain way with the largest photo. GPUs are not measured.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -170,8 +170,6 @@ def pipeline(is_plain, size):
 
 def step(is_plain, recipe, size, batch_size):
     """A training step by `train_on_batch`: forward, backward, update, metrics; ours adds Dice and mean IoU."""
-    import importlib
-
     from app import device
     from app.cpu import layers, optimizer
     from common import losses, scores
@@ -186,14 +184,11 @@ def step(is_plain, recipe, size, batch_size):
     keras.utils.set_random_seed(0)
     precision = "float32" if is_plain else os.environ["BENCHMARK_PRECISION"]
     keras.config.set_dtype_policy(device.best_precision([]) if precision == "auto" else precision)
-    module = importlib.import_module(recipe)
-    model = module.build_model(size, 3)
     if is_plain:
+        model = importlib.import_module(recipe).build_model(size, 3)
         plain.compile_model(model)
     else:
-        model = layers.swap_in(model)
-        if hasattr(module, "freeze_first_blocks"):
-            module.freeze_first_blocks(model)
+        model = layers.swap_in(build(recipe, size))
         model.compile(
             optimizer.FusedAdam(losses.warm_up_and_cosine(1e-3, 1000)),
             losses.CrossEntropyAndDice(),
@@ -212,6 +207,15 @@ def step(is_plain, recipe, size, batch_size):
     turn()  # traces
     multiply()
     return Work(turn, before, operations(model), multiply)
+
+
+def build(recipe: str, size: int):
+    """A recipe's model, with the layers frozen that it does not train."""
+    module = importlib.import_module(recipe)
+    model = module.build_model(size, 3)
+    if hasattr(module, "freeze_first_blocks"):
+        module.freeze_first_blocks(model)
+    return model
 
 
 def matrix_products(size=2048, count=4) -> Callable[[], int]:

@@ -4,7 +4,6 @@ resources/runs/RECIPE/ holds metrics.json and history.csv of a training with the
 edges.json, what edges.py measured with its model. resources/runs/shipped/ holds that of the shipped weights.
 """
 
-import importlib
 import json
 import pathlib
 import sys
@@ -44,12 +43,9 @@ def gpu_minutes(recipe: str) -> float:
     """An estimate for the recipe's defaults at 256 px, from the operations of its convolutions."""
     import app  # noqa: F401  before TensorFlow
 
-    module = importlib.import_module(recipe)
-    model = module.build_model(256, 3)
-    if hasattr(module, "freeze_first_blocks"):
-        module.freeze_first_blocks(model)
-    images = _read(recipe, "metrics")["train"]["images"] * module.EPOCHS
-    return benchmark.operations(model) * images / GPU_RATE / 60
+    train = _read(recipe, "metrics")["train"]
+    operations = benchmark.operations(benchmark.build(recipe, 256))
+    return operations * train["images"] * train["epochs"] / GPU_RATE / 60
 
 
 def _edges(run: str) -> str:
