@@ -29,7 +29,7 @@ import keras
 import numpy as np
 from keras import layers
 
-EPOCHS = 20
+EPOCHS = 40
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-4  # small: pretrained features should be adapted, not unlearned
 MEAN_BGR = (103.939, 116.779, 123.68)  # of ImageNet: VGG16's weights expect BGR with it subtracted

@@ -5,9 +5,9 @@ time. For each object it gives a box, a class, a score and a mask of 33 x 33 pix
 ones, pastes each mask into its box, and writes overlays, instance maps and COCO's results format. A small model that
 finds only cats and dogs comes with it, trained by mask_rcnn_train.py; without a network it is used instead.
 
-Needs:   8 GB of memory and a download of 250 MB (TensorFlow Hub) or 478 MB (model zoo), of which 270 MB are kept. A GPU
-         makes it quick; two CPU cores take 11 to 60 s per photo, and 10 s more for the first one. The small model needs
-         1 GB and 0.08 s per photo.
+Needs:   4 GB of free memory and a download of 250 MB (TensorFlow Hub) or 478 MB (model zoo), of which 270 MB are kept.
+         A GPU makes it quick; two CPU cores load it in 13 s and take 11 to 60 s per photo. The small model needs 1 GB
+         and 0.08 s per photo.
 Run:     python recipes/mask_rcnn_hub.py                   the photos in resources/photos/
          python recipes/mask_rcnn_hub.py holiday/ cat.jpg
          python recipes/mask_rcnn_hub.py cat.jpg --model small

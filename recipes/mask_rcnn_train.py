@@ -10,7 +10,8 @@ Needs:   two CPU cores and 6 GB of memory; at 320 px a step of 8 scenes takes 0.
 Run:     python recipes/mask_rcnn_train.py                      train on Oxford-IIIT Pet
          python recipes/mask_rcnn_train.py --data DIR           train on DIR/images and DIR/annotations.json
          python recipes/mask_rcnn_hub.py cat.jpg --model weights/mask_rcnn_train    use it
-Expect:  after 14 epochs an average precision of 0.78 (boxes) and 0.75 (masks); see weights/README.md.
+Expect:  the weights in this repository, trained for 14 epochs with some further photos, have an average precision of
+         0.78 (boxes) and 0.75 (masks); see weights/README.md.
 Papers:  He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017;
          Lin, Dollar, Girshick et al.: Feature Pyramid Networks for Object Detection, CVPR 2017;
          Ghiasi et al.: Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation, CVPR 2021.

@@ -4,11 +4,11 @@ The encoder of this U-Net is a MobileNetV2 pretrained on ImageNet, so only the d
 is trained first, with the encoder frozen, then both together at a lower learning rate. Saves test scores, curves,
 mosaics and the model.
 
-Needs:   a GPU with 4 GB, or a CPU: at 128 px two cores take 1.5 minutes per epoch with bfloat16, 3 without.
+Needs:   a GPU with 4 GB, or a CPU: at 128 px two cores take 2 minutes per epoch with bfloat16, 3 without.
          The first run downloads 800 MB of photos and 9 MB of weights.
 Run:     python recipes/unet_mobilenetv2.py
              train on Oxford-IIIT Pet at 256 px
-         python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none --image-size 64
+         python recipes/unet_mobilenetv2.py --data synthetic --backbone-weights none --image-size 64 --epochs 3
              try it without a download
          python recipes/unet_mobilenetv2.py --data DIR --weights shipped
              train on your own photos and masks, or COCO annotations, from the weights in this repository

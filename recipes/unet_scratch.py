@@ -6,10 +6,14 @@ skip connections carry the fine detail across.
 
 Needs:   a GPU with 4 GB, or a CPU and patience: at 128 px two cores take 2 minutes per epoch with bfloat16, 4 without.
          The first run downloads 800 MB of photos.
-Run:     python recipes/unet_scratch.py                     train on Oxford-IIIT Pet at 256 px
-         python recipes/unet_scratch.py --data synthetic    try it without a download
-         python recipes/unet_scratch.py --data DIR          train on your own photos and masks, or COCO annotations
-         python recipes/unet_scratch.py --predict cat.jpg   segment your own photos, once trained
+Run:     python recipes/unet_scratch.py
+             train on Oxford-IIIT Pet at 256 px
+         python recipes/unet_scratch.py --data synthetic --image-size 96 --epochs 3
+             try it without a download
+         python recipes/unet_scratch.py --data DIR
+             train on your own photos and masks, or COCO annotations
+         python recipes/unet_scratch.py --predict cat.jpg
+             segment your own photos, once trained
 Expect:  test mean IoU 0.741 at 128 px.
 Papers:  Ronneberger, Fischer, Brox: U-Net, MICCAI 2015 (skip connections);
          Isola et al.: pix2pix, CVPR 2017, appendix 6.1.1 (this encoder and decoder).

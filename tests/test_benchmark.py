@@ -9,6 +9,7 @@ import keras
 import pytest
 from keras import layers
 from measure import ablation, benchmark
+from PIL import Image
 
 
 def test_operations_by_hand():
@@ -68,12 +69,35 @@ def test_inference_benchmark(tmp_path):
 
 
 @pytest.mark.slow
-def test_ablation_without_augmentation(tmp_path):
-    flags = ["--data", "synthetic", "--image-size", "32", "--limit", "8", "--batch-size", "8"]
-    flags += ["--backbone-weights", "none"]
-    program = f"from measure import ablation; import pathlib; ablation.OUTPUT = pathlib.Path({str(tmp_path)!r})"
-    program += f"; ablation.train('no_augmentation', '1', {flags})"
-    folder = pathlib.Path(__file__).parent
-    finished = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize("variant", ["no_augmentation", "fine_tuned"])
+def test_ablation_on_grey_photos(variant, tmp_path):
+    """Photos of one grey, which augmentation makes brighter or darker; the batches are those that `fit` gets."""
+    photos = tmp_path / "photos"
+    for folder in ("images", "masks"):
+        (photos / folder).mkdir(parents=True)
+        for number in range(12):
+            grey = Image.new("L", (32, 32), 100 if folder == "images" else number % 2)
+            grey.save(photos / folder / f"{number}.png")
+    flags = ["--data", str(photos), "--image-size", "32", "--batch-size", "8", "--backbone-weights", "none"]
+    program = f"""
+import pathlib
+from measure import ablation
+import app
+from app.training import runs
+import keras
+import numpy as np
+
+class Watched(runs.Run):
+    def batches(self, data):
+        print("greys", np.unique(next(iter(data.train))[0]))
+        return super().batches(data)
+
+runs.Run = Watched
+ablation.OUTPUT = pathlib.Path({str(tmp_path)!r})
+ablation.train({variant!r}, "1", {flags})
+"""
+    tests = pathlib.Path(__file__).parent
+    finished = subprocess.run([sys.executable, "-c", program], cwd=tests, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
-    assert ablation.table(tmp_path).splitlines()[-1].startswith("| no augmentation |")
+    assert ("greys [100]" in finished.stdout) == (variant == "no_augmentation")
+    assert "greys [" in finished.stdout and f"| {variant.replace('_', ' ')} |" in ablation.table(tmp_path)

@@ -100,7 +100,8 @@ for line in pathlib.Path("commands.txt").read_text().splitlines():
 def commands(text: str) -> set[str]:
     """The commands in a page: the lines of its blocks except Python and plain text, and those in its sentences."""
     blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.S | re.M)
-    lines = [line for kind, block in blocks if not kind for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines()]
+    shell = [re.sub(r"\s*\\\n\s*", " ", block) for kind, block in blocks if kind not in ("python", "text")]
+    lines = [line for block in shell for line in block.splitlines()]
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M)
     inline = re.findall(r"`((?:python|pip|make|apt|unzip|git|CUDA_\w+=\S+) [^`]+)`", re.sub(r"\n\s*", " ", prose))
     return {re.sub(r"\s+#.*", "", line).strip() for line in [*lines, *inline]}
@@ -115,7 +116,7 @@ def test_every_command_has_its_test_or_a_reason():
 
 def test_every_block_of_code_has_its_test():
     sections = re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", README, re.S | re.M)
-    blocks = {title: len(re.findall(r"^```python", text, re.M)) for title, text in sections}
+    blocks = {title: len(re.findall(r"^ *```python", text, re.M)) for title, text in sections}
     assert {title: count for title, count in blocks.items() if count} == PYTHON_BLOCKS
 
 

@@ -21,6 +21,15 @@ import unet_scratch
 from conftest import CONTROL, ROOT
 from PIL import Image
 
+ONE_AT_A_TIME = """
+import sys
+sys.path.insert(0, "recipes")
+from app.training import runs
+import tensorflow as tf
+import unet_scratch
+runs.start("unet_scratch", "", unet_scratch.build_model, epochs=1, batch_size=8, learning_rate=0.1)
+sys.exit(tf.config.threading.get_inter_op_parallelism_threads() != 1)
+"""
 RECIPES = {"unet_scratch": unet_scratch, "fcn_vgg16": fcn_vgg16, "unet_mobilenetv2": unet_mobilenetv2}
 OWN_FLAGS = {  # what a recipe needs besides QUICK to run two epochs without a download
     "unet_scratch": (),
@@ -87,6 +96,13 @@ def test_a_run_from_the_terminal(name, tmp_path):
     pet, guess = truth == 0, answers == 0
     assert metrics["test"]["iou"]["pet"] == pytest.approx((pet & guess).sum() / (pet | guess).sum(), abs=1e-3)
     assert f"{metrics['test']['mean_iou']:.3f}" in done.stdout
+
+
+def test_a_training_on_a_cpu_runs_one_operation_at_a_time(tmp_path):
+    """Which takes less memory. In a separate process, because TensorFlow has to be told before it starts."""
+    command = [sys.executable, "-c", ONE_AT_A_TIME, "--output", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
 """How good are masks at a photo's own size? `python tests/measure/edges.py DIR [RECIPE --weights FILE]`
 
 FILE is a trained model of RECIPE; without both the shipped weights are measured. DIR holds photos and trimaps at full
-size in Oxford's layout: images/, annotations/trimaps/, annotations/test.txt. Masks are those of --predict. Measured are
-IoU and boundary F-score with the border counted as pet, the same for the outline along the middle of the border, the
-IoU with the border left out, and the mean IoU of the three classes. IoU is pooled over all pixels; the F-score, with a
-tolerance of 2 pixels in a photo of 500, is the mean over the photos (Csurka et al., BMVC 2013). The figures go to
-output/edges/RECIPE.json, or shipped.json.
+size in Oxford's layout: images/, annotations/trimaps/, annotations/test.txt. The masks are those of --predict. The
+figures are IoU and boundary F-score with the border counted as pet, the same for the outline along the middle of the
+border, the IoU with the border left out, and the mean IoU of the three classes. IoU is pooled over all pixels; the
+F-score, with a tolerance of 2 pixels in a photo of 500, is the mean over the photos (Csurka et al., BMVC 2013). The
+figures go to output/edges/RECIPE.json, or shipped.json.
 """
 
 import argparse

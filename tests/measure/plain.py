@@ -1,8 +1,8 @@
 """The recipes' tasks done the plain way, as in tutorials: the benchmark's baseline.
 
 float32 throughout, TensorFlow's default settings, all layers trained, Keras' RMSprop and cross-entropy. Images are
-cached as float32 after augmentation. A photo is read pixel by pixel, all detection masks are pasted at full photo
-size, and matplotlib draws the picture; large arrays stay in memory.
+cached as float32 after augmentation. Around Mask R-CNN a photo is read pixel by pixel, all masks are pasted at full
+photo size, and matplotlib draws the picture. Large arrays stay in memory.
 """
 
 import pathlib

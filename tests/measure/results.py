@@ -35,7 +35,7 @@ def table() -> str:
         run = _read(recipe, "metrics")
         figures = [f"{run['test'][name]:.3f}" for name in ("pixel_accuracy", "mean_iou", "pet_iou_binary")]
         lines.append(f"| {recipe} | {run['train']['epochs']} | {' | '.join(figures)} | {_edges(recipe)} |")
-    lines.append(f"| the weights in this repository |  |  |  |  | {_edges('shipped')} |")
+    lines.append(f"| the weights in this repository, at 224 px |  |  |  |  | {_edges('shipped')} |")
     return "\n".join(lines) + "\n"
 
 

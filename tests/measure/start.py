@@ -1,9 +1,9 @@
 """Few photos, and what to start from: `python tests/measure/start.py PETS IMAGENET` trains unet_mobilenetv2 on them.
 
-PETS holds Oxford-IIIT Pet in its own layout; IMAGENET is a file of MobileNetV2's ImageNet weights. Seeded photos of
-trainval.txt are trained on, and all of test.txt are the test: with the classes of the trimaps, and with the classes
-cat, dog and background (breeds of cats begin with a capital letter; the border is ignored). Data sets and runs go
-to output/start/, the scores to output/start/scores.json; more flags are passed on to the recipe.
+PETS holds Oxford-IIIT Pet in its own layout; IMAGENET is a file of MobileNetV2's ImageNet weights. A seeded sample of
+trainval.txt is trained on, all of test.txt is the test split: once with the classes of the trimaps, once with the
+classes cat, dog and background (breeds of cats begin with a capital letter; the border is ignored). Data sets and runs
+go to output/start/, the scores to output/start/scores.json; more flags are passed on to the recipe.
 """
 
 import json
