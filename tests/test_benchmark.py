@@ -82,9 +82,7 @@ def test_ablation_on_grey_photos(variant, tmp_path):
     program = f"""
 import pathlib
 from measure import ablation
-import app
 from app.training import runs
-import keras
 import numpy as np
 
 class Watched(runs.Run):
