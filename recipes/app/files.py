@@ -15,6 +15,11 @@ HOST = platform.node().partition(".")[0][:20] or "host"  # several machines may 
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, with output/ and weights/
 
 
+def shipped(recipe: str) -> pathlib.Path:
+    """Where the trained weights of a recipe that come with the project are, if any do."""
+    return ROOT / "weights" / f"{recipe}.weights.h5"
+
+
 def shown(path: pathlib.Path) -> pathlib.Path:
     """A path as a person would type it: relative to the working directory if it lies below."""
     path = path.resolve()

@@ -34,7 +34,6 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests" / "measure")]
 OUTPUT = ROOT / "output" / "benchmark"
-SHIPPED = ROOT / "weights" / "unet_mobilenetv2.weights.h5"
 RECIPES = ("unet_scratch", "fcn_vgg16", "unet_mobilenetv2")
 SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
 PIPELINE_IMAGES = 3312
@@ -255,6 +254,7 @@ def operations(model) -> int:
 
 def inference(is_plain, batch_size):
     """Class probabilities of 224 px photos with the shipped weights."""
+    from app import files
     from app.photos import network
 
     import keras
@@ -265,9 +265,11 @@ def inference(is_plain, batch_size):
     size = 224
     if is_plain:
         model = unet_mobilenetv2.build_model(size, 3)
-        model.load_weights(SHIPPED)
+        model.load_weights(files.shipped(model.name))
     else:
-        trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, SHIPPED)
+        trained = network.from_weights(
+            "unet_mobilenetv2", unet_mobilenetv2.build_model, files.shipped("unet_mobilenetv2")
+        )
         assert trained.size == size
     photos = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32)
 
@@ -297,14 +299,15 @@ def draw(path, width, height):
 
 def predict_photos(is_plain, width, height):
     """From photos to files with the shipped weights: mask, overlay and cutout of each."""
+    from app import files
     from app.photos import network, photos, predict
 
     import plain
     import unet_mobilenetv2
 
-    trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, SHIPPED)
+    trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, files.shipped("unet_mobilenetv2"))
     model = unet_mobilenetv2.build_model(trained.size, len(trained.class_names))
-    model.load_weights(SHIPPED)
+    model.load_weights(files.shipped(model.name))
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
 
     def turn(width=width):

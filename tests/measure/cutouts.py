@@ -110,7 +110,7 @@ def main(pets: str, *nothing: str) -> None:
     if not nothing:
         return
 
-    shipped = files.ROOT / "weights" / "unet_mobilenetv2.weights.h5"
+    shipped = files.shipped("unet_mobilenetv2")
     trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, shipped)
 
     def opacity_errors(one):

@@ -24,7 +24,6 @@ from common import scores
 import cv2
 import numpy as np
 
-SHIPPED = files.ROOT / "weights" / "unet_mobilenetv2.weights.h5"
 TOLERANCE = 2  # pixels in a 500 px photo
 
 
@@ -48,7 +47,8 @@ def main() -> None:
     if bool(args.recipe) != bool(args.weights):
         parser.error("RECIPE and --weights go together")
     recipe = args.recipe or "unet_mobilenetv2"
-    trained = network.from_weights(recipe, importlib.import_module(recipe).build_model, args.weights or SHIPPED)
+    weights = args.weights or files.shipped(recipe)
+    trained = network.from_weights(recipe, importlib.import_module(recipe).build_model, weights)
     found = folder.checked(args.folder)
     matrix = np.zeros((3, 3), np.int64)
     overlaps = np.zeros((3, 2), np.int64)  # [border as pet, outline, border left out] x [intersection, union]

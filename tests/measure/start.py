@@ -51,13 +51,15 @@ def write(pets: pathlib.Path, folder: pathlib.Path, classes: str, photos: int) -
 def score_untrained(folder: pathlib.Path) -> float:
     """The mean IoU of the shipped weights as they are."""
     import app  # noqa: F401  before TensorFlow
-    from app import models
+    from app import files, models
     from app.sources import load
     from app.training import report
 
+    import keras
     import unet_mobilenetv2
 
-    model, names = models.load(RECIPE, ROOT / "weights" / f"{RECIPE}.weights.h5", unet_mobilenetv2.build_model)
+    keras.utils.disable_interactive_logging()
+    model, names = models.load(RECIPE, files.shipped(RECIPE), unet_mobilenetv2.build_model)
     models.save(model, OUTPUT / "untrained.keras", names)
     scores, _ = report.score(OUTPUT / "untrained.keras", load.load_data(str(folder), model.input_shape[1], 8))
     return scores["mean_iou"]

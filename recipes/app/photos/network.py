@@ -39,10 +39,10 @@ def from_weights(
     Raises:
       InputError: if there are none, or they are damaged or of another recipe.
     """
-    own = [files.ROOT / "weights" / f"{recipe}{ending}" for ending in (".keras", ".weights.h5")]
-    path = weights or next((path for path in own if path.exists()), None)
+    own = files.ROOT / "weights" / f"{recipe}.keras"
+    path = weights or next((path for path in (own, files.shipped(recipe)) if path.exists()), None)
     if path is None:
-        raise InputError(f"--predict: there is no {files.shown(own[0])} yet; train first, or name --weights FILE")
+        raise InputError(f"--predict: there is no {files.shown(own)} yet; train first, or name --weights FILE")
     model, names = models.load(recipe, path, build_model)
 
     @tf.function(input_signature=[tf.TensorSpec(model.input_shape)])  # one trace for batches of any size

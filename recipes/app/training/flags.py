@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from app.cli import InputError, Parser, positive, whole
-from app.files import ROOT, check_writable
+from app.files import ROOT, check_writable, shipped
 from app.models import SIZE_STEP
 from app.sources import pets
 
@@ -64,7 +64,7 @@ def parse(
     add("--weights", type=pathlib.Path, metavar="FILE", help=text)
     args = parser.parse_args()
     if str(args.weights) == "shipped":
-        args.weights = ROOT / "weights" / f"{recipe}.weights.h5"
+        args.weights = shipped(recipe)
         if not args.weights.exists():
             raise InputError(f"--weights shipped: none come with {recipe}; name a FILE, or leave the flag out")
     is_further = args.weights and not args.predict and not args.check_data
