@@ -2,6 +2,8 @@ import functools
 import http.server
 import pathlib
 import re
+import signal
+import subprocess
 import sys
 import threading
 
@@ -46,6 +48,19 @@ def command_line(monkeypatch, capfd):
         return status, out, err
 
     return run
+
+
+def start_process(command):
+    """Starts a program that a test stops."""
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell makes background jobs ignore Ctrl-C, and child processes inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.fixture

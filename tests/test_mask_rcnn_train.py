@@ -3,7 +3,6 @@
 import csv
 import json
 import signal
-import subprocess
 import sys
 import time
 
@@ -12,7 +11,7 @@ from app.detection import label_map
 import mask_rcnn_hub
 import mask_rcnn_train
 import pytest
-from conftest import ROOT
+from conftest import ROOT, start_process
 from PIL import Image
 from test_annotations import change, write
 from test_own_data import make
@@ -59,8 +58,7 @@ def test_a_stopped_run_resumes(command_line, tmp_path, stop):
     """With the epochs that were finished; random samples of the library are others, so the next epochs differ."""
     folder, output = write(tmp_path / "bugs", "a file a split"), tmp_path / "output"
     flags = ("--data", folder, *FLAGS, "--epochs", 3, "--output", output)
-    command = [sys.executable, ROOT / "recipes" / "mask_rcnn_train.py", *flags]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = start_process([sys.executable, ROOT / "recipes" / "mask_rcnn_train.py", *flags])
     while not (output / "state.npz").exists():
         assert process.poll() is None
         time.sleep(0.1)

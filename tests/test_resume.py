@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import unet_mobilenetv2
 import unet_scratch
-from conftest import ROOT
+from conftest import ROOT, start_process
 from PIL import Image
 
 FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 16, "--precision", "float32")
@@ -53,15 +53,7 @@ def run(recipe, output, *more, **options):
 
 
 def start(recipe, output, *more):
-    return subprocess.Popen(
-        command(recipe, output, *more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell makes background jobs ignore Ctrl-C, and child processes inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return start_process(command(recipe, output, *more))
 
 
 def epochs(folder):
