@@ -10,10 +10,11 @@ faster. Ours trains in the fastest precision of the machine, or in the one that 
 
 Each way of a line runs in a process of its own, and they alternate for up to seven turns, so that a noisy machine
 disturbs both alike; the waiting process is stopped. "Faster" is the median over the turns. MB is the peak memory of a
-process above its imports (for the start, its total). The floor of a training step is its multiplications and additions
-over the rate of a large matrix product in the same precision, measured after each step; each way has its own floor, so
-compare images a second, not shares. The results go to output/benchmark/, into the file of the precision, where they
-replace those of the same lines. Needs Linux, and 9 GB for the plain way with the largest photo. GPUs are not measured.
+process above its imports; for --predict and around Mask R-CNN above what a first photo leaves loaded; for the start its
+total. The floor of a training step is its multiplications and additions over the rate of a large matrix product in the
+same precision, measured after each step; each way has its own floor, so compare images a second, not shares. The
+results go to output/benchmark/, into the file of the precision, where they replace those of the same lines. Needs
+Linux, and 9 GB for the plain way with the largest photo. GPUs are not measured.
 """
 
 import argparse
@@ -262,14 +263,12 @@ def inference(is_plain, batch_size):
     import unet_mobilenetv2
 
     before = baseline()
-    size = 224
+    size, weights = 224, files.shipped("unet_mobilenetv2")
     if is_plain:
         model = unet_mobilenetv2.build_model(size, 3)
-        model.load_weights(files.shipped(model.name))
+        model.load_weights(weights)
     else:
-        trained = network.from_weights(
-            "unet_mobilenetv2", unet_mobilenetv2.build_model, files.shipped("unet_mobilenetv2")
-        )
+        trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, weights)
         assert trained.size == size
     photos = np.random.default_rng(0).uniform(0, 255, (batch_size, size, size, 3)).astype(np.float32)
 
@@ -307,7 +306,7 @@ def predict_photos(is_plain, width, height):
 
     trained = network.from_weights("unet_mobilenetv2", unet_mobilenetv2.build_model, files.shipped("unet_mobilenetv2"))
     model = unet_mobilenetv2.build_model(trained.size, len(trained.class_names))
-    model.load_weights(files.shipped(model.name))
+    model.load_weights(trained.file)
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
 
     def turn(width=width):

@@ -47,7 +47,6 @@ def speed(model: str, later: int) -> dict[str, float]:
     """Seconds of the load, of the first photo and of the later ones (median), and the peak of the memory in GB."""
     import resource  # Linux and macOS only
 
-    import app  # noqa: F401  before TensorFlow
     from app.detection import detector
     from app.photos import photos
 
@@ -65,7 +64,6 @@ def speed(model: str, later: int) -> dict[str, float]:
 
 def scores(model: str, pets: str, split: str, folders: list[str]) -> dict[str, dict]:
     """Average precisions on photos and composed photos; false alarms and photos of each folder."""
-    import app  # noqa: F401  before TensorFlow
     from app.detection import detector, precision, sources
     from app.photos import photos
     from app.sources import synthetic

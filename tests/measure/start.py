@@ -50,7 +50,6 @@ def write(pets: pathlib.Path, folder: pathlib.Path, classes: str, photos: int) -
 
 def score_untrained(folder: pathlib.Path) -> float:
     """The mean IoU of the shipped weights as they are."""
-    import app  # noqa: F401  before TensorFlow
     from app import files, models
     from app.sources import load
     from app.training import report
