@@ -11,10 +11,11 @@ faster. Ours trains in the fastest precision of the machine, or in the one that 
 Each way of a line runs in a process of its own, and they alternate for up to seven turns, so that a noisy machine
 disturbs both alike; the waiting process is stopped. "Faster" is the median over the turns. MB is the peak memory of a
 process above its imports; for --predict and around Mask R-CNN above what a first photo leaves loaded; for the start its
-total. The floor of a training step is its multiplications and additions over the rate of a large matrix product in the
-same precision, measured after each step; each way has its own floor, so compare images a second, not shares. The
-results go to output/benchmark/, into the file of the precision, where they replace those of the same lines. Needs
-Linux, and 9 GB for the plain way with the largest photo. GPUs are not measured.
+total. With small photos both ways of --predict need less than 100 MB, so their ratio varies between runs. The floor of
+a training step is its multiplications and additions over the rate of a large matrix product in the same precision,
+measured after each step; each way has its own floor, so compare images a second, not shares. The results go to
+output/benchmark/, into the file of the precision, where they replace those of the same lines. Needs Linux, and 9 GB for
+the plain way with the largest photo. GPUs are not measured.
 """
 
 import argparse
