@@ -50,7 +50,7 @@ def command_line(monkeypatch, capfd):
     return run
 
 
-def start_process(command):
+def start_process(command, **options):
     """Starts a program that a test stops."""
     return subprocess.Popen(
         list(map(str, command)),
@@ -60,6 +60,7 @@ def start_process(command):
         start_new_session=True,
         # A shell makes background jobs ignore Ctrl-C, and child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
 
 

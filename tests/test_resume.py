@@ -155,6 +155,56 @@ def test_a_stopped_run_says_how_to_resume(command_line, tmp_path, sent):
     assert status == 0 and "is finished" in out and "epoch 1/" not in out
 
 
+DROPPED_BY_PYTHON = """
+    class Dying:
+        def __del__(self):
+            stop()
+
+    Dying()
+"""
+CAUGHT_BY_A_LIBRARY = """
+    try:
+        stop()
+    except:
+        pass
+"""
+CHANGED_BY_C_CODE = """
+    try:
+        stop()
+    except KeyboardInterrupt as error:
+        raise SystemError("returned a result with an exception set") from error
+"""
+PROGRAM = """
+import os, signal, time
+from app import cli
+
+def stop():
+    os.kill(os.getpid(), signal.{sent})
+    time.sleep(1)
+
+@cli.program()
+def main():
+    {stopped}
+    time.sleep(60)
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "stopped"),
+    [("SIGINT", DROPPED_BY_PYTHON), ("SIGTERM", CAUGHT_BY_A_LIBRARY), ("SIGINT", CHANGED_BY_C_CODE)],
+    ids=["dropped", "caught", "changed"],
+)
+def test_a_stop_is_never_ignored(sent, stopped):
+    """Python drops exceptions in `__del__` and in the callbacks of weak references; Keras catches all while saving."""
+    code = PROGRAM.format(sent=sent, stopped=stopped.strip())
+    process = start_process([sys.executable, "-c", code], cwd=ROOT / "recipes")
+    out, err = process.communicate(timeout=50)
+    assert (process.returncode, out) == (130, "")
+    assert err.count("\n") == 1 and "--resume" in err, err
+
+
 def test_a_second_run_into_the_same_folder_is_refused(command_line, tmp_path):
     process = start("unet_scratch", tmp_path / "output")
     try:

@@ -16,6 +16,7 @@ import requests
 from tqdm import tqdm
 
 LARGEST = 2**31  # TensorFlow's integers end here
+SECONDS_TO_STOP = 3  # enough for a program to delete its temporary files
 
 
 class InputError(Exception):
@@ -33,7 +34,7 @@ def program(stop_advice: str = "finished epochs are kept, and the same command w
         @functools.wraps(main)
         def run():
             sys.stdout.reconfigure(errors="backslashreplace")  # file names can contain anything
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it where a person types Ctrl-C
+            stop_on_signals()
             try:
                 sys.exit(main() or 0)
             except InputError as error:
@@ -42,7 +43,9 @@ def program(stop_advice: str = "finished epochs are kept, and the same command w
             except OSError as error:  # a full disk, a folder that disappeared
                 print_error(f"{error.filename or 'a file'}: {one_line(error)}; everything finished before is kept")
                 sys.exit(1)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemError) as error:
+                if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # stopped C code raises SystemError
+                    raise
                 print_error(f"stopped; {stop_advice}")
                 sys.stdout.flush()
                 os._exit(130)  # at once: reader threads may be waiting for the interpreter
@@ -50,6 +53,27 @@ def program(stop_advice: str = "finished epochs are kept, and the same command w
         return run
 
     return decorate
+
+
+def stop_on_signals() -> None:
+    """Makes Ctrl-C, and the SIGTERM that schedulers send, raise KeyboardInterrupt until the program ends.
+
+    Once is not enough: Python drops exceptions in `__del__` and the like, and Keras catches all while it saves a model.
+    """
+
+    def stop(*_):
+        signal.alarm(SECONDS_TO_STOP)  # SIGALRM
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as Ctrl-C is for a shell's background jobs
+            signal.signal(number, stop)
+
+    def report_dropped(dropped):
+        if dropped.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(dropped)
+
+    sys.unraisablehook = report_dropped
 
 
 def print_error(mistake: str) -> None:
