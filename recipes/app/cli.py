@@ -58,7 +58,7 @@ def program(stop_advice: str = "finished epochs are kept, and the same command w
 def stop_on_signals() -> None:
     """Makes Ctrl-C, and the SIGTERM that schedulers send, raise KeyboardInterrupt until the program ends.
 
-    Once is not enough: Python drops exceptions in `__del__` and the like, and Keras catches all while it saves a model.
+    Once is not enough: Python drops exceptions in `__del__`, and Keras catches all of them while it saves a model.
     """
 
     def stop(*_):
