@@ -21,7 +21,6 @@ Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Seg
 """
 
 from app import cli
-from app.cpu import optimizer
 from app.training import encoders, runs
 from common import losses, scores
 
@@ -109,28 +108,23 @@ def main() -> None:
         learning_rate=LEARNING_RATE,
         encoder=encoders.VGG16,
     )
-    pets = run.load_data()
-    num_classes = len(pets.class_names)
-    with run.scope():
-        model = run.adapt(build_model(run.image_size, num_classes, run.encoder_weights))
-        if run.has_trained_encoder:
-            freeze_first_blocks(model)
-        learning_rate = losses.warm_up_and_cosine(run.learning_rate, run.epochs * pets.steps_per_epoch)
-        model.compile(
-            optimizer=optimizer.FusedAdam(learning_rate),
-            loss=losses.CrossEntropyAndDice(),
-            metrics=scores.metrics(num_classes),
-            jit_compile=run.jit_compile,
-        )
+    data = run.load_data()
+    num_classes = len(data.class_names)
+    model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))
+    if run.has_trained_encoder:
+        freeze_first_blocks(model)
+    schedule = losses.warm_up_and_cosine(run.learning_rate, run.epochs * data.steps_per_epoch)
+    model.compile(keras.optimizers.Adam(schedule), losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes))
     model.fit(
-        run.batches(pets),
-        steps_per_epoch=pets.steps_per_epoch,
+        data.train,
+        steps_per_epoch=data.steps_per_epoch,
+        initial_epoch=run.first_epoch,
         epochs=run.epochs,
-        validation_data=run.validation(pets),
-        callbacks=[run.recorder],
+        validation_data=data.validation,
+        callbacks=run.callbacks,
         shuffle=False,  # the pipeline shuffles
     )
-    run.report(pets)
+    run.report(data)
 
 
 if __name__ == "__main__":

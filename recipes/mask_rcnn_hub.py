@@ -94,7 +94,7 @@ def main() -> int:
     found, _ = photos.find_all(args.photos, args.output, tally)
     if not found:
         return tally.exit_status()
-    where = device.description(device.gpu_details())
+    where = device.description(device.start(runs_on_jax=False))
     print(f"mask_rcnn_hub | photos: {len(found)} | {where}", flush=True)
     detect_all = load(args.model)
     image_ids = instances.image_ids([item.path for item in found])

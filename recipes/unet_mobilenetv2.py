@@ -20,7 +20,6 @@ Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedica
 """
 
 from app import cli
-from app.cpu import optimizer
 from app.training import encoders, runs
 from common import losses, scores
 
@@ -91,35 +90,30 @@ def main() -> None:
         frozen_epochs=FROZEN_EPOCHS,
         encoder=encoders.MOBILENETV2,
     )
-    pets = run.load_data()
-    num_classes = len(pets.class_names)
-    with run.scope():
-        model = run.adapt(build_model(run.image_size, num_classes, run.encoder_weights))
+    data = run.load_data()
+    num_classes = len(data.class_names)
+    model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))
     # (first epoch, last epoch, peak learning rate, whether the encoder is trained)
     stages = [(0, run.frozen_epochs, run.learning_rate, False)]
     stages += [(run.frozen_epochs, run.epochs, run.learning_rate * FINE_TUNE_FACTOR, True)]
     if not run.has_trained_encoder:  # a random encoder is trained from the start
         stages = [(0, run.epochs, run.learning_rate, True)]
     for first, last, peak, is_trainable in stages:
-        if last <= max(first, run.finished_epochs):  # no epochs, or finished before an interruption
+        if last <= max(first, run.first_epoch):  # no epochs, or finished before an interruption
             continue
-        with run.scope():
-            set_encoder_trainable(model, is_trainable)
-            model.compile(
-                optimizer=optimizer.FusedAdam(losses.warm_up_and_cosine(peak, (last - first) * pets.steps_per_epoch)),
-                loss=losses.CrossEntropyAndDice(),
-                metrics=scores.metrics(num_classes),
-                jit_compile=run.jit_compile,
-            )
+        set_encoder_trainable(model, is_trainable)
+        optimizer = keras.optimizers.Adam(losses.warm_up_and_cosine(peak, (last - first) * data.steps_per_epoch))
+        model.compile(optimizer, losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes))
         model.fit(
-            run.batches(pets),
-            steps_per_epoch=pets.steps_per_epoch,
+            data.train,
+            steps_per_epoch=data.steps_per_epoch,
+            initial_epoch=run.first_epoch,
             epochs=last,
-            validation_data=run.validation(pets),
-            callbacks=[run.recorder],
+            validation_data=data.validation,
+            callbacks=run.callbacks,
             shuffle=False,  # the pipeline shuffles
         )
-    run.report(pets)
+    run.report(data)
 
 
 if __name__ == "__main__":

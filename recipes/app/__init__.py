@@ -3,6 +3,8 @@
 Import it before TensorFlow and matplotlib, which read these settings once, when they load.
 """
 
+import importlib.util
+import logging
 import os
 import pathlib
 import platform
@@ -14,7 +16,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_driver else "3")
 if platform.machine() in ("x86_64", "AMD64"):
     # TensorFlow turns oneDNN on only for CPUs with AVX512-VNNI; others train up to twice as fast with it too.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+requested_backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+is_installed = requested_backend == "jax" and importlib.util.find_spec("jax") is not None
+# Keras needs a backend that it can import. device.check_backend says what is wrong with any other.
+os.environ["KERAS_BACKEND"] = "jax" if is_installed else "tensorflow"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of a GPU's memory
+logging.getLogger("jax").setLevel(logging.ERROR)  # device.py says itself that JAX misses CUDA
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # the recipes report unreadable files themselves
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files, also without a screen

@@ -39,10 +39,10 @@ def program(stop_advice: str = "finished epochs are kept, and the same command w
                 sys.exit(main() or 0)
             except InputError as error:
                 print_error(str(error))
-                sys.exit(2)
+                leave(2)
             except OSError as error:  # a full disk, a folder that disappeared
                 print_error(f"{error.filename or 'a file'}: {one_line(error)}; everything finished before is kept")
-                sys.exit(1)
+                leave(1)
             except (KeyboardInterrupt, SystemError) as error:
                 if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # stopped C code raises SystemError
                     raise
@@ -53,6 +53,15 @@ def program(stop_advice: str = "finished epochs are kept, and the same command w
         return run
 
     return decorate
+
+
+def leave(status: int) -> None:
+    """Exits after an error; at once if JAX would wait for the other processes of a training first."""
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def stop_on_signals() -> None:

@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 
+from app import backend
 from app.cli import InputError, one_line
 from app.cpu import layers
 from app.files import replacing
@@ -22,9 +23,8 @@ def save(model: keras.Model, path: pathlib.Path, class_names: Sequence[str]) -> 
 
     A .keras file is a zip archive; CLASSES_FILE in it holds the names of the classes.
     """
-    portable = layers.swap_out(model)
-    with replacing(path) as temporary:
-        portable.save(temporary)
+    with backend.undistributed(), replacing(path) as temporary:
+        layers.swap_out(model).save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(CLASSES_FILE, json.dumps(list(class_names)))
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -29,7 +28,7 @@ class Data(NamedTuple):
     class_names: tuple[str, ...]
     counts: dict[str, int]  # images of each split
     steps_per_epoch: int
-    train_from: Callable[..., tf.data.Dataset]  # (step, worker=0, workers=1): `train` from that batch on
+    train_from: Callable[[int], tf.data.Dataset]  # `train` from this batch on
     validation: tf.data.Dataset
     test: tf.data.Dataset
 
@@ -78,13 +77,9 @@ def from_datasets(
     )
     take = _in_memory(train, counts["train"])
 
-    def train_from(step, worker=0, workers=1):
-        part = batch_size // workers
-        first = worker * part
-
+    def train_from(step):
         def load(step, indices):
-            pair = take(indices[first : first + part])
-            return augment(*pair, seed=(seed, step), first=first, total=batch_size) if augmented else pair
+            return augment(*take(indices), seed=(seed, step)) if augmented else take(indices)
 
         def shuffled(epoch):  # depends on (seed, epoch) alone, so training can resume at any step
             order = tf.random.experimental.stateless_shuffle(tf.range(counts["train"]), seed=(seed, epoch))
@@ -138,20 +133,17 @@ def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf
     return tf.ensure_shape(image, (size, size, 3)), tf.ensure_shape(label, (size, size, 1))[..., 0]
 
 
-def augment(
-    images: tf.Tensor, labels: tf.Tensor, seed: tuple, first: int = 0, total: int | None = None
-) -> tuple[tf.Tensor, tf.Tensor]:
+def augment(images: tf.Tensor, labels: tf.Tensor, seed: tuple) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirrors, crops, rotates and recolours each image of a batch independently, and its labels with it.
 
     Of the images, half are mirrored, half zoomed in by up to a factor of 2, half stretched by up to a third, and half
     rotated by up to 20 degrees; reflections fill what a photo leaves empty. Contrast, saturation and brightness vary.
 
     Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W], of a static shape. `seed` is two
-    integers. `first` is the place of the images in a batch of `total`, of which a worker may have a part.
+    integers.
     """
     count, height, width = labels.shape
-    uniform = tf.random.stateless_uniform((9, total or count), seed=tf.cast(tf.stack(seed), tf.int64))
-    uniform = uniform[:, first : first + count]
+    uniform = tf.random.stateless_uniform((9, count), seed=tf.cast(tf.stack(seed), tf.int64))
     mirrored, zoom, aspect, angle, left, top = tf.unstack(uniform[:6])
 
     def half(values, most):  # 0..1 to -most..most, but to 0 for the middle half
@@ -168,10 +160,17 @@ def augment(
     transforms = tf.pad(tf.reshape(rows, (-1, 6)), ((0, 0), (0, 2)))
 
     def warp(pixels, interpolation):
-        return keras.ops.image.affine_transform(pixels, transforms, interpolation, fill_mode="reflect")
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=pixels,
+            transforms=transforms,
+            output_shape=(height, width),
+            fill_value=0.0,
+            interpolation=interpolation,
+            fill_mode="REFLECT",
+        )
 
-    images = warp(tf.cast(images, tf.float32), "bilinear")
-    labels = warp(labels[..., tf.newaxis], "nearest")[..., 0]
+    images = warp(tf.cast(images, tf.float32), "BILINEAR")
+    labels = warp(labels[..., tf.newaxis], "NEAREST")[..., 0]
     contrast, saturation, brightness = tf.unstack(2 * uniform[6:, :, None, None, None] - 1)
     grey = tf.reduce_mean(images, axis=-1, keepdims=True)
     mean = tf.reduce_mean(grey, axis=(1, 2), keepdims=True)

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 TRIMAP = ("pet", "background", "border")  # class ids 0, 1, 2; the border is a band along the pet's outline
+CARRY = 2**20  # pixels
 
 
 def is_trimap(class_names: Sequence[str]) -> bool:
@@ -24,12 +25,12 @@ def confusion_matrix(labels, predictions, num_classes: int):
     Args:
       labels, predictions: class ids 0..num_classes - 1, integers of the same shape. Labels >= num_classes are ignored.
     Returns:
-      int64 [num_classes, num_classes]; rows are the truth, columns the prediction.
+      int32 [num_classes, num_classes]; rows are the truth, columns the prediction.
     """
     labels = ops.minimum(ops.cast(labels, "int32"), num_classes)  # ignored labels get a row of their own
     cells = ops.reshape(labels * num_classes + ops.cast(predictions, "int32"), [-1])
     # Not ops.bincount: XLA, which compiles the training step on a GPU, refuses it.
-    counts = ops.segment_sum(ops.ones_like(cells, dtype="int64"), cells, num_segments=num_classes * (num_classes + 1))
+    counts = ops.segment_sum(ops.ones_like(cells), cells, num_segments=num_classes * (num_classes + 1))
     return ops.reshape(counts, (num_classes + 1, num_classes))[:-1]
 
 
@@ -48,14 +49,26 @@ class ConfusionMatrix(keras.metrics.Metric):
     def __init__(self, num_classes: int, name: str = "mean_iou"):
         super().__init__(name=name)
         self.num_classes = num_classes
-        # In float32 a count would stop at 2**24 pixels, less than 300 images of 256 x 256.
-        self.matrix = self.add_variable((num_classes, num_classes), "zeros", dtype="int64", name="matrix")
+        # Two numbers each: float32 would stop counting at 2**24 pixels, 256 images of 256 x 256, and int32 at 2**31.
+        self.units = self.add_variable((num_classes, num_classes), "zeros", dtype="int32", name="units")
+        self.carried = self.add_variable((num_classes, num_classes), "zeros", dtype="int32", name="carried")
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The confusion matrix, int64 [classes, classes]."""
+        return np.array(self.carried, np.int64) * CARRY + np.array(self.units)
 
     def update_state(self, labels, logits, sample_weight=None):
-        self.matrix.assign_add(confusion_matrix(labels, ops.argmax(logits, axis=-1), self.num_classes))
+        units = self.units + confusion_matrix(labels, ops.argmax(logits, axis=-1), self.num_classes)
+        self.units.assign(units % CARRY)
+        self.carried.assign_add(units // CARRY)
+
+    def as_float(self):
+        """The confusion matrix, float32 [classes, classes], also while Keras compiles a step."""
+        return ops.cast(self.carried, "float32") * CARRY + ops.cast(self.units, "float32")
 
     def result(self):
-        matrix = ops.cast(self.matrix, "float32")
+        matrix = self.as_float()
         hits = ops.diagonal(matrix)
         union = ops.sum(matrix, axis=0) + ops.sum(matrix, axis=1) - hits
         present = ops.cast(union > 0, "float32")
@@ -67,13 +80,13 @@ class PixelAccuracy(keras.metrics.Metric):
 
     def __init__(self, confusion: ConfusionMatrix, name: str = "accuracy"):
         super().__init__(name=name)
-        self.matrix = lambda: confusion.matrix  # not an attribute that Keras would track, and reset, twice
+        self.counts = lambda: confusion.as_float()  # not an attribute that Keras would track, and reset, twice
 
     def update_state(self, labels, logits, sample_weight=None):
         pass
 
     def result(self):
-        matrix = ops.cast(self.matrix(), "float32")
+        matrix = self.counts()
         return ops.sum(ops.diagonal(matrix)) / ops.maximum(ops.sum(matrix), 1)
 
 

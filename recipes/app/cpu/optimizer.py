@@ -33,3 +33,15 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=gradient,
         )
+
+
+def use_in(model: keras.Model) -> None:
+    """Lets a model that is compiled with keras.optimizers.Adam use FusedAdam instead, and no XLA, which is slow on CPUs."""
+    compile_model = model.compile
+
+    def compile_for_cpu(optimizer, *args, jit_compile=False, **kwargs):
+        if type(optimizer) is keras.optimizers.Adam and not optimizer.amsgrad:
+            optimizer = FusedAdam.from_config(optimizer.get_config())
+        compile_model(optimizer, *args, jit_compile=jit_compile, **kwargs)
+
+    model.compile = compile_for_cpu

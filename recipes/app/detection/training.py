@@ -50,7 +50,7 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
         path = pathlib.Path(args.data)
         sources.of_survey(path, check.print_findings(path))
         sys.exit(0)
-    gpus = device.gpu_details()  # before anything else uses them
+    gpus = device.start(runs_on_jax=False)  # before anything else uses them
     tf_keras.utils.set_random_seed(args.seed)
     encoder_weights = encoders.weights_file(encoders.MOBILENETV2, args.backbone_weights)
     source = sources.load(args.data, args.data_dir, args.seed, args.limit)

@@ -4,13 +4,12 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from app import files, models
+from app import backend, files, models
 from app.cli import InputError
 
 import cv2
 import keras
 import numpy as np
-import tensorflow as tf
 
 BATCH_SIZE = 8
 BATCH_PIXELS = 50e6  # per batch: fewer large photos, so that they fit into memory
@@ -44,12 +43,8 @@ def from_weights(
     if path is None:
         raise InputError(f"--predict: there is no {files.shown(own)} yet; train first, or name --weights FILE")
     model, names = models.load(recipe, path, build_model)
-
-    @tf.function(input_signature=[tf.TensorSpec(model.input_shape)])  # one trace for batches of any size
-    def answer(pixels):
-        return keras.ops.softmax(model(pixels, training=False))
-
-    return Network(lambda pixels: answer(pixels).numpy(), model.input_shape[1], names, path)
+    with_softmax = keras.Model(model.input, keras.ops.softmax(model.output))
+    return Network(backend.forward(with_softmax, BATCH_SIZE), model.input_shape[1], names, path)
 
 
 def batches(pictures: Iterable, pixels: Callable[[Any], np.ndarray]) -> Iterator[list]:

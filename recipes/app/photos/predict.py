@@ -42,6 +42,7 @@ def run(
       shard: (I, N) does the I-th of N parts.
       resume: leaves out what is done already; a shard always does.
     """
+    device.check_backend()
     tally = photos.Tally()
     pictures, videos = photos.find_all(paths, output, tally, videos=True)
     if not pictures and not videos:
@@ -49,7 +50,7 @@ def run(
     part, parts = shard or (1, 1)
     pictures, videos = pictures[part - 1 :: parts], videos[part - 1 :: parts]
     found = len(pictures) + len(videos)
-    where = device.description(device.gpu_details())  # before anything else uses it
+    where = device.description(device.start())  # before anything else uses it
     trained = network.from_weights(recipe, build_model, weights)
     lines = journal.Journal(output, trained.class_names, journal.fingerprint(trained.file), shard)
     selected = set(lines.select(pictures + videos, skip_done=bool(resume or shard)))

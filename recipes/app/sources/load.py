@@ -48,8 +48,4 @@ def load_data(
     )
     options = {"image_size": image_size, "batch_size": batch_size, "seed": seed, "augmented": source.augmented}
     data = pipelines.from_datasets(train, validation, test, source.class_names, **options)
-
-    def train_from(step, worker=0, workers=1):
-        return data.train_from(step, worker, workers).with_options(threads)
-
-    return data._replace(train_from=train_from)
+    return data._replace(train_from=lambda step: data.train_from(step).with_options(threads))

@@ -75,7 +75,7 @@ def parse(
     if has_encoder and args.backbone_weights is None:
         args.backbone_weights = "none" if is_further else "imagenet"
     if args.shard and not args.predict:
-        raise InputError("--shard: only with --predict; TF_CONFIG divides a training between machines")
+        raise InputError("--shard: only with --predict; several machines train together with JAX, see the README")
     if args.check_data and args.predict:
         raise InputError("--check-data: only checks; leave --predict out")
     name = place(args, recipe, ".keras", f"{recipe}.keras")

@@ -10,7 +10,8 @@ from typing import Any
 
 from app import files, models
 from app.cli import InputError
-from app.training import cluster, report, state
+from app.processes import Processes
+from app.training import report, state
 
 import keras
 import numpy as np
@@ -20,14 +21,14 @@ class Recorder(keras.callbacks.Callback):
     """Saves history.csv, the best model so far and the state to resume from, after each epoch.
 
     Without Keras' progress bars it also prints a line. The best model is that of the highest validation mean IoU. With
-    the state of an interrupted run, `fit` begins where that run stopped, as with keras.callbacks.BackupAndRestore.
+    the state of an interrupted run, `fit` goes on where that run stopped, if its `initial_epoch` is `finished_epochs`.
 
     Args:
       folder: where history.csv and the state go.
       model_path: where the best model goes, as .keras.
       class_names: saved with the model.
       settings: of the run, as JSON; a resumed run must have the same.
-      is_chief: whether this process writes files.
+      is_first: whether this process writes files.
       interrupted: the state of the run to resume.
     """
 
@@ -38,12 +39,12 @@ class Recorder(keras.callbacks.Callback):
         class_names: Sequence[str],
         settings: dict[str, Any],
         *,
-        is_chief: bool = True,
+        is_first: bool = True,
         interrupted: state.State | None = None,
     ):
         super().__init__()
         self.folder, self.model_path, self.class_names = folder, model_path, class_names
-        self.settings, self.is_chief, self.interrupted = settings, is_chief, interrupted
+        self.settings, self.is_first, self.interrupted = settings, is_first, interrupted
         self.rows, self.best = [], -math.inf
         self.seconds, self.training_seconds = 0.0, 0.0  # of `fit`; without validation
         if interrupted:
@@ -56,15 +57,12 @@ class Recorder(keras.callbacks.Callback):
         return len(self.rows)
 
     def on_train_begin(self, logs=None):
-        # Keras reads _initial_epoch after this, and has no public name for it; its BackupAndRestore sets it too.
-        self.model._initial_epoch = self.finished_epochs
         if self.interrupted and self.finished_epochs < self.params["epochs"]:
-            with self.model.distribute_strategy.scope():
-                state.assign(self.model.variables, self.interrupted.model)
-                # Not the optimizer state of an earlier `fit`, which trained other weights.
-                if self.interrupted.facts.get("last_epoch", self.params["epochs"]) == self.params["epochs"]:
-                    self.model.optimizer.build(self.model.trainable_variables)
-                    state.assign(self.model.optimizer.variables, self.interrupted.optimizer)
+            state.assign(self.model.variables, self.interrupted.model)
+            # Not the optimizer state of an earlier `fit`, which trained other weights.
+            if self.interrupted.facts.get("last_epoch", self.params["epochs"]) == self.params["epochs"]:
+                self.model.optimizer.build(self.model.trainable_variables)
+                state.assign(self.model.optimizer.variables, self.interrupted.optimizer)
             self.interrupted = None
         self.began = time.perf_counter()
 
@@ -87,8 +85,7 @@ class Recorder(keras.callbacks.Callback):
         self.seconds, self.began = self.seconds + now - self.began, now
         is_best = logs["val_mean_iou"] > self.best
         self.best = max(self.best, float(logs["val_mean_iou"]))
-        cluster.reset_restarts()
-        if not self.is_chief:
+        if not self.is_first:
             return
         (self.folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run; its history is replaced now
         report.write_history(self.folder / "history.csv", self.rows)
@@ -108,10 +105,10 @@ def begin(
     model_path: pathlib.Path,
     class_names: Sequence[str],
     settings: dict[str, Any],
-    team: cluster.Team,
+    team: Processes,
     resume: bool,
 ) -> tuple[Recorder, state.Lock | None]:
-    """Creates the recorder and, for the chief, locks the folder; with `resume` it continues the run in the folder.
+    """Creates the recorder and, in the first process, locks the folder; with `resume` it continues the run in the folder.
 
     Ends the program if that run is finished.
 
@@ -119,7 +116,7 @@ def begin(
       InputError: if the interrupted run had other settings, or another run is writing to the folder.
     """
     lock, is_finished = None, False
-    if team.is_chief:
+    if team.is_first:
         lock = state.Lock(folder)
         was_interrupted = lock.acquire()
         is_finished = resume and not was_interrupted and (folder / "metrics.json").exists()
@@ -133,12 +130,13 @@ def begin(
         if not zipfile.is_zipfile(model_path):
             # The model was deleted or damaged: that of the next epoch is the best.
             interrupted = interrupted._replace(facts={**interrupted.facts, "best": -math.inf})
-    recorder = Recorder(folder, model_path, class_names, settings, is_chief=team.is_chief, interrupted=interrupted)
-    if team.agree({**settings, "epoch": recorder.finished_epochs}, is_finished):
+    recorder = Recorder(folder, model_path, class_names, settings, is_first=team.is_first, interrupted=interrupted)
+    if team.any(is_finished):
         if lock:
             lock.release()
         print(f"the run in {files.shown(folder)} is finished; there is nothing to resume")
         sys.exit(0)
+    team.agree({**settings, "finished epochs": recorder.finished_epochs})
     if resume:
         done = recorder.finished_epochs
         print(f"resuming after epoch {done}" if done else "no epoch is finished yet; starting", flush=True)

@@ -7,35 +7,39 @@ import platform
 from collections.abc import Sequence
 from types import ModuleType, SimpleNamespace
 
-from app import files
+from app import backend, files
 from app.cli import InputError
 from common import masks, plots, scores
 from common.data import Data
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 MOSAIC_IMAGES = 64  # the mosaics choose from the first test images
 MOSAIC_ROWS = 4
 
 
-def score(model_path: pathlib.Path, data: Data) -> tuple[dict, list[masks.Example]]:
-    """Runs a saved model over the test split once: its scores, and the first MOSAIC_IMAGES as examples."""
+def score(model_path: pathlib.Path, data: Data, batch_size: int) -> tuple[dict, list[masks.Example]]:
+    """Runs a saved model over the test split once: its scores, and the first MOSAIC_IMAGES as examples.
+
+    Args:
+      model_path: the model, as .keras.
+      data: its test batches have at most `batch_size` images.
+    """
     try:
         model = keras.saving.load_model(model_path)
     except ValueError as error:
         raise InputError(f"{model_path}: deleted or damaged before it could be scored; train again") from error
     num_classes = len(data.class_names)
     confusion, examples = scores.ConfusionMatrix(num_classes), []
-    predict = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+    predict = backend.forward(model, batch_size)
     progress = keras.utils.Progbar(int(data.test.cardinality()), unit_name="test batch")
-    for images, labels in data.test:
-        logits = predict(images)
+    for images, labels in data.test.as_numpy_iterator():
+        logits = predict(images.astype(np.float32))
         confusion.update_state(labels, logits)
         if len(examples) < MOSAIC_IMAGES:
             predictions = np.argmax(logits, axis=-1).astype(np.uint8)
-            for image, label, prediction in zip(images.numpy(), labels.numpy(), predictions, strict=True):
+            for image, label, prediction in zip(images, labels, predictions, strict=True):
                 matrix = scores.confusion_matrix(label, prediction, num_classes)
                 iou = scores.report(matrix, data.class_names)["mean_iou"]
                 if iou is not None:  # None: every pixel is ignored

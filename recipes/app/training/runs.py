@@ -1,19 +1,16 @@
 """A run: one training, from its command line to its report."""
 
-import contextlib
-import functools
 import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from app import device, files
-from app.cpu import layers
+from app import backend, device, files, processes
 from app.photos import predict
 from app.sources import check, load
-from app.training import cluster, encoders, flags, recorder, report, state, transfer
+from app.training import encoders, flags, recorder, report, state, transfer
 from common.data import Data
 
 import keras
@@ -53,23 +50,26 @@ def start(
         frozen_epochs=frozen_epochs,
         has_encoder=encoder is not None,
     )
+    device.check_backend()
     if args.check_data:
         check.print_findings(pathlib.Path(args.data))
         sys.exit(0)
     if args.predict:
         own = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
         sys.exit(predict.run(recipe, build_model, args.predict, args.output, **own))
-    gpus = device.gpu_details()  # before anything else uses them
+    team = processes.join()
+    gpus = device.start()  # before anything else uses them
     if not gpus:
         device.save_memory()
-    team = cluster.assemble(args.batch_size)
-    if not (team.is_chief and sys.stdout.isatty()):
+    if not (team.is_first and sys.stdout.isatty()):
         keras.utils.disable_interactive_logging()  # no progress bars in a log; the recorder prints its epochs there
+    backend.distribute(args.batch_size)
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
+    config = {"recipe": recipe, **vars(args)}
+    team.agree({name: config[name] for name in ("recipe", "resume", *state.FLAGS) if name in config})
     weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
     trained = transfer.load(recipe, args.weights, build_model, args.image_size) if args.weights else None
-    config = {"recipe": recipe, **vars(args)}
     return Run(recipe, config, device.description(gpus), team, weights, trained, has_gpu=bool(gpus))
 
 
@@ -82,7 +82,6 @@ class Run:
         loaded, if nothing is new.
       encoder_weights: the file of the encoder's pretrained weights, or None.
       has_trained_encoder: whether the encoder starts from such a file, or the whole network from --weights.
-      jit_compile: whether XLA should compile the training step.
       recorder: the callback for `fit`, once the data is loaded.
     """
 
@@ -91,7 +90,7 @@ class Run:
         recipe: str,
         config: dict[str, Any],
         device_name: str,
-        team: cluster.Team,
+        team: processes.Processes,
         encoder_weights: pathlib.Path | None = None,
         trained: transfer.Trained | None = None,
         has_gpu: bool = False,
@@ -105,18 +104,23 @@ class Run:
         self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
         self.data, self.output, self.model_path = config["data"], config["output"], config["model"]
         self.has_gpu = has_gpu
-        # XLA speeds up a GPU; on a CPU it replaces oneDNN's convolutions and takes up to four times as long.
-        self.jit_compile = has_gpu and team.strategy.num_replicas_in_sync == 1
-        worker = f" | worker {team.worker + 1} of {team.workers}" if team.workers > 1 else ""
-        self.device = f"{device_name} | {keras.config.dtype_policy().name}{worker}"
+        process = f" | process {team.number} of 0 to {team.count - 1}" if team.count > 1 else ""
+        self.device = f"{device_name} | {keras.config.dtype_policy().name}{process}"
         self.class_names = self.recorder = self.lock = None
 
     @property
-    def finished_epochs(self) -> int:
+    def first_epoch(self) -> int:
+        """The first unfinished epoch, from 0."""
         return self.recorder.finished_epochs
+
+    @property
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        return [self.recorder]
 
     def load_data(self) -> Data:
         """Loads the data, prints the line that says what is trained on what, and begins or resumes the run.
+
+        The training batches are those from the first unfinished epoch on.
 
         Raises:
           InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
@@ -132,39 +136,27 @@ class Run:
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
         print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts}{start} | {self.device}", flush=True)
         settings = {name: self.config[name] for name in state.FLAGS if name in self.config}
-        settings |= {"precision": keras.config.dtype_policy().name}
+        settings |= {"precision": keras.config.dtype_policy().name, state.BACKEND: keras.config.backend()}
         settings |= {"images": data.counts, "classes": list(data.class_names)}
         self.recorder, self.lock = recorder.begin(
             self.output, self.model_path, data.class_names, settings, self.team, self.config["resume"]
         )
-        return data
+        fed = backend.feed(data, self.batch_size, self.team)
+        return fed._replace(train_from=lambda step: fed.train_from(step + self.first_epoch * data.steps_per_epoch))
 
-    @contextlib.contextmanager
-    def scope(self) -> Iterator[None]:
-        """The context in which to build and compile the model: the devices it is trained on."""
-        with cluster.restart_if_worker_lost(), self.team.strategy.scope():
-            yield
-
-    def adapt(self, model: keras.Model) -> keras.Model:
-        """The model to train here: with the weights to start from, faster layers on a CPU, shared batch statistics."""
+    def prepare(self, model: keras.Model) -> keras.Model:
+        """The model to train: with the weights of --weights, if given, and as fast as it can be on this device."""
         if self.trained:
             self.trained.copy_to(model, self.class_names)
-        return self.team.adapt(model if self.has_gpu else layers.swap_in(model))
-
-    def batches(self, data: Data):
-        """The training batches for `fit`, from the first unfinished epoch on."""
-        pipeline = functools.partial(data.train_from, self.finished_epochs * data.steps_per_epoch)
-        return self.team.share(pipeline, self.batch_size)
-
-    def validation(self, data: Data):
-        """The validation batches for `fit`."""
-        return self.team.all_of(data.validation)
+        return backend.prepare(model, self.has_gpu)
 
     def report(self, data: Data) -> None:
         """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
-        if not self.team.is_chief:
+        self.team.end()
+        if not self.team.is_first:
             return
-        test, examples = report.score(self.model_path, data)
+        with backend.undistributed():
+            test, examples = report.score(self.model_path, data, self.batch_size)
         done = self.recorder
         trained = self.batch_size * data.steps_per_epoch * done.finished_epochs
         metrics = {
@@ -178,7 +170,7 @@ class Run:
             },
             "device": self.device,
             "config": self.config,
-            "versions": report.versions(tf, keras, np, matplotlib),
+            "versions": report.versions(tf, keras, np, matplotlib) | {state.BACKEND: keras.config.backend()},
         }
         files.write_json(self.output / "metrics.json", metrics)
         pictures = report.mosaics(self.output, examples, data.class_names, f"{self.recipe} on {self.data}")

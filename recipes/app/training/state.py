@@ -18,6 +18,7 @@ import numpy as np
 NAME, PREVIOUS = "state.npz", "state-previous.npz"
 FLAGS = ("data", "image_size", "epochs", "frozen_epochs", "batch_size", "learning_rate")
 FLAGS += ("backbone_weights", "weights", "precision", "limit", "seed")
+BACKEND = "KERAS_BACKEND"
 
 
 class State(NamedTuple):
@@ -75,10 +76,11 @@ def _count(file, kind: str) -> int:
 def check(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises InputError, naming each difference, if the interrupted run had other settings."""
     now = json.loads(json.dumps(now, default=str))
+    if BACKEND in now:  # a state once had no such entry
+        before = {BACKEND: "tensorflow"} | before
+    shown = {name: f"--{name.replace('_', '-')}" for name in FLAGS} | {BACKEND: BACKEND}
     differences = [
-        f"--{name.replace('_', '-')} was {before.get(name)} and is {now.get(name)}"
-        if name in FLAGS
-        else f"the {name} differ"
+        f"{shown[name]} was {before.get(name)} and is {now.get(name)}" if name in shown else f"the {name} differ"
         for name in before | now
         if before.get(name) != now.get(name)
     ]

@@ -1,0 +1,205 @@
+"""Training in several processes, on one machine or several, by JAX.
+
+Keras' variables say how many there are and which one this is, or Slurm's where `srun` started them.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from app import device
+from app.cli import InputError, listed, one_line, print_error
+
+import numpy as np
+
+PREFIX = "KERAS_DISTRIBUTION_"
+ADDRESSES, COUNT, NUMBER = (PREFIX + name for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
+WAIT = 300  # seconds for all processes to start
+SILENCE = 30  # seconds without a sign of life after which a process is lost
+MOST_FACTS = 64
+LOST = "another process ended, was killed or cannot be reached; start all of them again, with --resume"
+
+
+class Processes(NamedTuple):
+    """The processes that train together. The first one writes the files."""
+
+    number: int = 0  # of this one
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.number == 0
+
+    def agree(self, facts: dict[str, Any]) -> None:
+        """Raises InputError, naming what differs, unless all processes pass the same facts, at most MOST_FACTS."""
+        if self.count == 1:
+            return
+        digests = np.zeros(MOST_FACTS, np.uint32)
+        for index, value in enumerate([list(facts), *facts.values()]):
+            digests[index] = zlib.crc32(json.dumps(value, default=str).encode())
+        differ = (self._gather(digests) != digests).any(axis=0)
+        if differ.any():
+            names = [name for name, is_other in zip(facts, differ[1:], strict=False) if is_other]
+            what = listed(names) if names and not differ[0] else "their flags"
+            raise InputError(
+                f"the processes differ in {what}; give all of them the same flags, one shared --output, and all or "
+                "none of them --resume"
+            )
+
+    def any(self, fact: bool) -> bool:
+        """Whether a fact is true in any process."""
+        return fact if self.count == 1 else bool(self._gather(np.uint32(fact)).any())
+
+    def end(self) -> None:
+        """Ends the work together; each process may go on alone."""
+        if self.count > 1:
+            import jax
+
+            jax.distributed.shutdown()
+
+    @staticmethod
+    def _gather(values) -> np.ndarray:
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(values))
+
+
+def join() -> Processes:
+    """Waits for the other processes, if there are any. Call it before JAX computes anything.
+
+    Raises:
+      InputError: if the variables are not valid, or TensorFlow is to train in several processes.
+    """
+    given = {name: os.environ[name] for name in (ADDRESSES, COUNT, NUMBER) if os.environ.get(name)}
+    if given:
+        address, number, count = _keras_settings(given)
+    elif device.uses_jax() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        address, number, count = None, int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
+    else:
+        _refuse_tf_config()
+        return Processes()
+    if count == 1:
+        return Processes()
+    if not device.uses_jax():
+        raise InputError(f"{COUNT}: several processes train with JAX only: KERAS_BACKEND=jax")
+    if address and number == 0:
+        _check_port(address)
+    _initialize(address, number, count)
+    return Processes(number, count)
+
+
+def _keras_settings(given: dict[str, str]) -> tuple[str, int, int]:
+    """The address of the first process, the number of this one, and how many there are."""
+    missing = [name for name in (ADDRESSES, COUNT, NUMBER) if name not in given]
+    if missing:
+        raise InputError(f"{missing[0]}: not set, though {next(iter(given))} is; set all three, or none")
+    addresses = given[ADDRESSES].split(",")
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise InputError(f"{ADDRESSES}: {address} is not an address like 10.0.0.1:1234")
+    for name in (COUNT, NUMBER):
+        if not given[name].isdecimal():
+            raise InputError(f"{name}: {given[name]} is not a number")
+    number, count = int(given[NUMBER]), int(given[COUNT])
+    if number >= count:
+        raise InputError(f"{NUMBER}: {number} is not one of the numbers 0 to {count - 1} of {count} processes")
+    if len(addresses) not in (1, count):
+        raise InputError(f"{ADDRESSES}: {len(addresses)} addresses for {count} processes; the first one is enough")
+    return addresses[0], number, count
+
+
+def _refuse_tf_config() -> None:
+    """Raises InputError if TF_CONFIG names several workers, which TensorFlow once used."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        workers = [address for kind in ("chief", "worker") for address in cluster.get(kind, ())]
+    except (ValueError, TypeError, AttributeError):
+        return
+    if len(workers) > 1:
+        variables = f"{ADDRESSES}={workers[0]} {COUNT}={len(workers)} {NUMBER}=0 to {len(workers) - 1}"
+        raise InputError(f"TF_CONFIG: several machines train with JAX: KERAS_BACKEND=jax {variables}")
+
+
+def _check_port(address: str) -> None:
+    """JAX crashes if the port is in use."""
+    port = int(address.rpartition(":")[2])
+    try:
+        with socket.create_server(("", port)):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{ADDRESSES}: port {port} cannot be opened ({one_line(error)}); name another one, unless a second process "
+            f"has {NUMBER}=0"
+        ) from error
+
+
+def _initialize(address: str | None, number: int, count: int) -> None:
+    import jax
+
+    _explain_aborts(number, count)
+    options = {} if address is None else {"coordinator_address": address, "num_processes": count, "process_id": number}
+    try:
+        jax.distributed.initialize(**options, initialization_timeout=WAIT, heartbeat_timeout_seconds=SILENCE)
+    except TypeError as error:
+        raise InputError(f"{COUNT}: several processes need Python 3.11 and JAX 0.7 or later") from error
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the {count} processes cannot work together: {one_line(error)}") from error
+
+
+def _explain_aborts(number: int, count: int) -> None:
+    """Makes one line of the ways in which JAX ends a process when another one is missing or lost.
+
+    JAX writes pages to stderr and aborts, which no Python handler sees, so the C library calls one. Until then, what
+    libraries write to stderr goes to a temporary file; Python's own stderr stays.
+    """
+    log = tempfile.TemporaryFile()  # noqa: SIM115  open until the process ends
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    os.dup2(log.fileno(), 2)
+
+    def explain(_):
+        log.seek(0)
+        text = log.read().decode(errors="replace")
+        if "RegisterTask" in text and "newer incarnation" in text:
+            _end(f"{NUMBER}: another process has the number {number} too; give each its own, 0 to {count - 1}", 2)
+        if "RegisterTask" in text:
+            reason = "another one is missing, cannot be reached, or has another address, number or count"
+            _end(f"{ADDRESSES}: waited {WAIT} s for all {count} processes; {reason}", 2)
+        if "JAX distributed service" in text:
+            _end(LOST, 1)
+        sys.stderr.write(text)
+        os._exit(1)
+
+    def end_at_once(kind, error, trace):
+        """JAX would wait for the others before the program ends."""
+        if any(library in str(error) for library in ("Gloo", "NCCL", "coordination service")):
+            _end(LOST, 1)
+        traceback.print_exception(kind, error, trace)
+        sys.stdout.flush()
+        os._exit(1)
+
+    sys.excepthook = end_at_once
+    _on_abort(explain)
+
+
+def _end(message: str, status: int) -> None:
+    print_error(message)
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _on_abort(handler: Callable[[int], None]) -> None:
+    """Has the C library call `handler` when the process aborts."""
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = ctypes.c_int, ctypes.c_void_p
+    library.signal(signal.SIGABRT, ctypes.cast(callback, ctypes.c_void_p))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))  # never freed
