@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from app import models
 from common import scores
@@ -62,6 +63,14 @@ def start_process(command, **options):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )
+
+
+def wait_for(condition, process, seconds=240):
+    """Waits until a condition holds, while a program runs."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.02)
 
 
 @pytest.fixture

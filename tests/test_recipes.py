@@ -7,9 +7,9 @@ import re
 import subprocess
 import sys
 
-from app import files
+from app import files, processes
 from app.sources import load, synthetic
-from app.training import cluster, flags, report, runs
+from app.training import flags, report, runs
 from common import masks
 
 import fcn_vgg16
@@ -188,7 +188,7 @@ def test_how_many_epochs_are_frozen(file, frozen):
     """At most all of them, and none if the encoder starts random."""
     config = {"image_size": 32, "epochs": 2, "frozen_epochs": 3, "learning_rate": 0.1, "batch_size": 1}
     config |= dict.fromkeys(("data", "output", "model"))
-    assert runs.Run("x", config, "CPU", cluster.assemble(1), file).frozen_epochs == frozen
+    assert runs.Run("x", config, "CPU", processes.Processes(), file).frozen_epochs == frozen
 
 
 @pytest.mark.slow

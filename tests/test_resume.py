@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import unet_mobilenetv2
 import unet_scratch
-from conftest import ROOT, start_process
+from conftest import ROOT, start_process, wait_for
 from PIL import Image
 
 FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 16, "--precision", "float32")
@@ -65,13 +65,6 @@ def epochs(folder):
 
 def has_begun(folder):
     return (folder / ".running").exists()
-
-
-def wait_for(condition, process, seconds=240):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.02)
 
 
 def check_whole(folder):

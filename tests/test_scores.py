@@ -47,7 +47,9 @@ def test_the_metric_accumulates_the_same_matrix_over_batches():
 
 def test_the_matrix_counts_every_pixel_of_a_large_split():
     metric = scores.ConfusionMatrix(2)
-    metric.matrix.assign([[2**40, 0], [0, 0]])
+    metric.counts.assign([[[scores.CARRY - 1, 0], [0, 0]], [[2**40 // scores.CARRY - 1, 0], [0, 0]]])  # 2**40 - 1
+    metric.update_state(np.zeros((1, 1, 1), np.uint8), np.array([[[[1.0, 0.0]]]]))
+    assert int(np.array(metric.matrix)[0, 0]) == 2**40
     metric.update_state(np.zeros((1, 1, 1), np.uint8), np.array([[[[1.0, 0.0]]]]))
     assert int(np.array(metric.matrix)[0, 0]) == 2**40 + 1
 

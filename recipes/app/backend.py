@@ -87,7 +87,9 @@ def feed(data: Data, batch_size: int, processes: Processes) -> Data:
 def forward(model: keras.Model, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a model for batches of up to `batch_size` images, float32 [B, H, W, 3], once or, on JAX, twice."""
     if not device.uses_jax():
-        call = tf.function(lambda pixels: model(pixels, training=False), input_signature=[tf.TensorSpec(model.input_shape)])
+        call = tf.function(
+            lambda pixels: model(pixels, training=False), input_signature=[tf.TensorSpec(model.input_shape)]
+        )
         return lambda pixels: call(pixels).numpy()
 
     import jax

@@ -38,7 +38,9 @@ def check_backend() -> None:
     if wanted not in ("tensorflow", "jax"):
         raise InputError(f"KERAS_BACKEND={wanted}: the recipes run on tensorflow or jax")
     if wanted == "jax" and not uses_jax():
-        raise InputError(f"KERAS_BACKEND=jax: JAX is not installed; {_pip(JAX)}, or without an NVIDIA GPU {_pip('jax')}")
+        raise InputError(
+            f"KERAS_BACKEND=jax: JAX is not installed; {_pip(JAX)}, or without an NVIDIA GPU {_pip('jax')}"
+        )
 
 
 def uses_jax() -> bool:
@@ -150,7 +152,9 @@ def save_memory() -> None:
 def description(gpus: list[Gpu]) -> str:
     """The devices, as the first line of a program names them."""
     names = [gpu.name for gpu in gpus]
-    where = ", ".join(f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+    where = ", ".join(
+        f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    )
     if not uses_jax():
         return where or f"CPU ({os.cpu_count()} cores)"
     return f"{where} with JAX" if where else f"CPU ({os.cpu_count()} cores) with JAX, slower than with TensorFlow"

@@ -49,23 +49,21 @@ class ConfusionMatrix(keras.metrics.Metric):
     def __init__(self, num_classes: int, name: str = "mean_iou"):
         super().__init__(name=name)
         self.num_classes = num_classes
-        # Two numbers each: float32 would stop counting at 2**24 pixels, 256 images of 256 x 256, and int32 at 2**31.
-        self.units = self.add_variable((num_classes, num_classes), "zeros", dtype="int32", name="units")
-        self.carried = self.add_variable((num_classes, num_classes), "zeros", dtype="int32", name="carried")
+        # float32 would stop counting at 2**24 pixels, 256 images of 256 x 256, and int32 at 2**31; JAX has no int64.
+        self.counts = self.add_variable((2, num_classes, num_classes), "zeros", dtype="int32", name="counts")
+
+    def update_state(self, labels, logits, sample_weight=None):
+        ones = self.counts[0] + confusion_matrix(labels, ops.argmax(logits, axis=-1), self.num_classes)
+        self.counts.assign(ops.stack([ones % CARRY, self.counts[1] + ones // CARRY]))
 
     @property
     def matrix(self) -> np.ndarray:
         """The confusion matrix, int64 [classes, classes]."""
-        return np.array(self.carried, np.int64) * CARRY + np.array(self.units)
-
-    def update_state(self, labels, logits, sample_weight=None):
-        units = self.units + confusion_matrix(labels, ops.argmax(logits, axis=-1), self.num_classes)
-        self.units.assign(units % CARRY)
-        self.carried.assign_add(units // CARRY)
+        return np.tensordot([1, CARRY], np.array(self.counts, np.int64), 1)
 
     def as_float(self):
-        """The confusion matrix, float32 [classes, classes], also while Keras compiles a step."""
-        return ops.cast(self.carried, "float32") * CARRY + ops.cast(self.units, "float32")
+        """The confusion matrix, float32 [classes, classes], also in a compiled step."""
+        return ops.cast(self.counts[1], "float32") * CARRY + ops.cast(self.counts[0], "float32")
 
     def result(self):
         matrix = self.as_float()
@@ -80,13 +78,13 @@ class PixelAccuracy(keras.metrics.Metric):
 
     def __init__(self, confusion: ConfusionMatrix, name: str = "accuracy"):
         super().__init__(name=name)
-        self.counts = lambda: confusion.as_float()  # not an attribute that Keras would track, and reset, twice
+        self.matrix = lambda: confusion.as_float()  # not an attribute that Keras would track, and reset, twice
 
     def update_state(self, labels, logits, sample_weight=None):
         pass
 
     def result(self):
-        matrix = self.counts()
+        matrix = self.matrix()
         return ops.sum(ops.diagonal(matrix)) / ops.maximum(ops.sum(matrix), 1)
 
 

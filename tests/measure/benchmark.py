@@ -171,8 +171,7 @@ def pipeline(is_plain, size):
 
 def step(is_plain, recipe, size, batch_size):
     """A training step by `train_on_batch`: forward, backward, update, metrics; ours adds Dice and mean IoU."""
-    from app import device
-    from app.cpu import layers, optimizer
+    from app import backend, device
     from common import losses, scores
 
     import keras
@@ -189,12 +188,11 @@ def step(is_plain, recipe, size, batch_size):
         model = importlib.import_module(recipe).build_model(size, 3)
         plain.compile_model(model)
     else:
-        model = layers.swap_in(build(recipe, size))
+        model = backend.prepare(build(recipe, size), has_gpu=False)
         model.compile(
-            optimizer.FusedAdam(losses.warm_up_and_cosine(1e-3, 1000)),
+            keras.optimizers.Adam(losses.warm_up_and_cosine(1e-3, 1000)),
             losses.CrossEntropyAndDice(),
             metrics=scores.metrics(3),
-            jit_compile=False,
         )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, size, size, 3)).astype(np.uint8)

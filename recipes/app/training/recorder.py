@@ -32,6 +32,8 @@ class Recorder(keras.callbacks.Callback):
       interrupted: the state of the run to resume.
     """
 
+    async_safe = True  # Keras need not wait for the loss of a step before it starts the next
+
     def __init__(
         self,
         folder: pathlib.Path,

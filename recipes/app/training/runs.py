@@ -104,7 +104,7 @@ class Run:
         self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
         self.data, self.output, self.model_path = config["data"], config["output"], config["model"]
         self.has_gpu = has_gpu
-        process = f" | process {team.number} of 0 to {team.count - 1}" if team.count > 1 else ""
+        process = f" | process {team.number + 1} of {team.count}" if team.count > 1 else ""
         self.device = f"{device_name} | {keras.config.dtype_policy().name}{process}"
         self.class_names = self.recorder = self.lock = None
 

@@ -1,0 +1,265 @@
+"""Several processes train like one; a lost or wrong one ends the others in one line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from app import processes
+from app.cli import InputError
+from app.training import report
+
+import numpy as np
+import pytest
+from conftest import ROOT, start_process, wait_for
+
+needs_jax = pytest.mark.skipif("not __import__('importlib.util').util.find_spec('jax')", reason="JAX is not installed")
+FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 20, "--precision", "float32")
+
+# A program that only joins the others, with less patience than a recipe.
+PROGRAM = """
+import os, sys, time
+sys.path.insert(0, {recipes!r})
+from app import cli, processes
+processes.WAIT, processes.SILENCE = {wait}, 10
+
+@cli.program()
+def main():
+    team = processes.join()
+    print(f"process {{team.number + 1}} of {{team.count}}", flush=True)
+    {work}
+    team.end()
+
+main()
+"""
+
+
+def free_port():
+    with socket.create_server(("", 0)) as one:
+        return one.getsockname()[1]
+
+
+def environment(port, number, count):
+    values = {processes.ADDRESSES: f"127.0.0.1:{port}", processes.COUNT: count, processes.NUMBER: number}
+    own = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    return own | {"KERAS_BACKEND": "jax"} | {name: str(value) for name, value in values.items()}
+
+
+def join(*numbers, count=2, work="", port=None, wait=60):
+    """Runs the program with these numbers at once; returns status, output and errors of each."""
+    port = port or free_port()
+    code = PROGRAM.format(recipes=str(ROOT / "recipes"), work=work, wait=wait)
+    started = [start_process([sys.executable, "-c", code], env=environment(port, number, count)) for number in numbers]
+    results = []
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        results.append((process.returncode, out, err))
+    return results
+
+
+def in_one_line(result, status, *words):
+    returncode, _, err = result
+    assert returncode == status and err.count("\n") == 1 and err.startswith("-c: "), result
+    assert all(word in err for word in words), err
+
+
+@needs_jax
+def test_processes_find_each_other_and_end_together():
+    for number, (status, out, err) in enumerate(join(0, 1, work="team.agree({'epochs': 1})")):
+        assert (status, err) == (0, "") and f"process {number + 1} of 2" in out
+
+
+@needs_jax
+@pytest.mark.slow
+def test_srun_needs_no_variables():
+    """What Slurm sets in the processes that srun starts is enough; here the machine's own name is its only node."""
+    code = PROGRAM.format(recipes=str(ROOT / "recipes"), work="", wait=60)
+    job = {"SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    started = []
+    for number in ("0", "1"):
+        own = {name: value for name, value in os.environ.items() if not name.startswith(processes.PREFIX)}
+        own |= {"KERAS_BACKEND": "jax", "SLURM_PROCID": number, "SLURM_LOCALID": number, **job}
+        started.append(start_process([sys.executable, "-c", code], env=own))
+    for number, process in enumerate(started):
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+        assert f"process {number + 1} of 2" in out
+
+
+@needs_jax
+@pytest.mark.slow
+def test_a_missing_process():
+    port = free_port()
+    in_one_line(join(0, port=port, wait=4)[0], 2, "waited 4 s for all 2 processes", processes.ADDRESSES)
+    in_one_line(join(1, port=port, wait=4)[0], 2, "waited 4 s for all 2 processes")  # nobody listens
+
+
+@needs_jax
+@pytest.mark.slow
+def test_two_processes_of_one_number():
+    results = sorted(join(0, 1, 1, count=3, wait=15), key=lambda result: "has the number" not in result[2])
+    in_one_line(results[0], 2, "another process has the number 1 too", processes.NUMBER)
+    for result in results[1:]:
+        in_one_line(result, 2, "waited 15 s")
+    with socket.create_server(("", 0)) as other:  # as a second process 0 has
+        port = other.getsockname()[1]
+        in_one_line(join(0, port=port)[0], 2, f"port {port} cannot be opened", f"{processes.NUMBER}=0")
+
+
+@needs_jax
+def test_other_flags():
+    facts = "team.agree({'recipe': 'x', 'epochs': team.number, 'seed': 0})"
+    for result in join(0, 1, work=facts):
+        in_one_line(result, 2, "the processes differ in epochs", "same flags")
+
+
+@needs_jax
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_lost_process_ends_the_others(lost):
+    """Within SILENCE and a few seconds, also while a process computes something that is no collective operation."""
+    work = f"team.number != {lost} or os._exit(9); time.sleep(60)"
+    began = time.monotonic()
+    results = join(0, 1, work=work)
+    assert results[lost][0] == 9 and time.monotonic() - began < 45
+    in_one_line(results[1 - lost], 1, processes.LOST)
+
+
+@needs_jax
+@pytest.mark.slow
+@pytest.mark.parametrize("faulty", [0, 1])
+def test_an_error_in_one_process_ends_all_at_once(faulty):
+    work = f"team.number == {faulty} and {{}}['a fault of ours']; team.any(True); time.sleep(60)"
+    results = join(0, 1, work=work)
+    assert results[faulty][0] == 1 and "KeyError: 'a fault of ours'" in results[faulty][2]
+    in_one_line(results[1 - faulty], 1, processes.LOST)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"NUM_PROCESSES": "2"}, f"{processes.ADDRESSES}: not set, though {processes.COUNT} is"),
+        ({"JOB_ADDRESSES": "one", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}, "one is not an address like"),
+        ({"JOB_ADDRESSES": "one:99999", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}, "one:99999 is not an address"),
+        ({"JOB_ADDRESSES": "one:1", "NUM_PROCESSES": "two", "PROCESS_ID": "0"}, f"{processes.COUNT}: two is not"),
+        ({"JOB_ADDRESSES": "one:1", "NUM_PROCESSES": "2", "PROCESS_ID": "2"}, "2 is not one of the numbers 0 to 1"),
+        ({"JOB_ADDRESSES": "a:1,b:1,c:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}, "3 addresses for 2 processes"),
+        (
+            {"JOB_ADDRESSES": "a:1,b:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"},
+            "several processes train with JAX only",
+        ),
+    ],
+)
+def test_settings_that_are_not_valid(monkeypatch, values, words):
+    for name, value in values.items():
+        monkeypatch.setenv(processes.PREFIX + name, value)
+    with pytest.raises(InputError, match=words):
+        processes.join()
+
+
+@pytest.mark.parametrize(
+    ("config", "is_refused"),
+    [
+        ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}, True),
+        ({"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}, True),
+        ({"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}, False),  # as in the cloud
+        ({"cluster": 3}, False),
+        ("nothing", False),
+    ],
+)
+def test_what_replaces_the_workers_of_tensorflow(monkeypatch, config, is_refused):
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    if not is_refused:
+        assert processes.join() == processes.Processes(0, 1)
+        return
+    with pytest.raises(InputError, match="TF_CONFIG: several machines train with JAX") as error:
+        processes.join()
+    assert f"{processes.ADDRESSES}=a:1 {processes.COUNT}=2 {processes.NUMBER}=0 to 1" in str(error.value)
+
+
+def test_one_process_needs_no_other(monkeypatch):
+    values = {"JOB_ADDRESSES": "a:1", "NUM_PROCESSES": "1", "PROCESS_ID": "0"}
+    for name, value in values.items():
+        monkeypatch.setenv(processes.PREFIX + name, value)
+    team = processes.join()
+    team.agree({"epochs": 1})
+    assert team.is_first and not team.any(False)
+
+
+def train(output, count, *more):
+    """Starts a training in several processes, or in one."""
+    port = free_port()
+    command = [sys.executable, ROOT / "recipes" / "unet_scratch.py", *FLAGS, *more, "--output", output]
+    one = {**os.environ, "KERAS_BACKEND": "jax"}
+    return [start_process(command, env=environment(port, n, count) if count > 1 else one) for n in range(count)]
+
+
+def finish(started):
+    results = [process.communicate(timeout=550) for process in started]
+    assert [(process.returncode, err) for process, (_, err) in zip(started, results, strict=True)] == (
+        [(0, "")] * len(started)
+    )
+    return [out for out, _ in results]
+
+
+def history(output):
+    return report.read_history(output / "history.csv").history
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    output = tmp_path_factory.mktemp("alone") / "output"
+    finish(train(output, 1, "--epochs", 5))
+    return output
+
+
+def same(output, alone, epochs):
+    assert len(history(output)["loss"]) == 5
+    for name, values in history(alone).items():
+        np.testing.assert_allclose(history(output)[name][:epochs], values[:epochs], atol=1e-4, err_msg=name)
+
+
+@needs_jax
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_like_one(alone, tmp_path, count):
+    """Validation included, whose last batch is not full; only the first process writes and scores."""
+    texts = finish(train(tmp_path / "output", count, "--epochs", 5))
+    for number, text in enumerate(texts):
+        assert f"process {number + 1} of {count}" in text
+        assert ("open these" in text) == (number == 0)
+    same(tmp_path / "output", alone, epochs=3)
+    tests = [json.loads((folder / "metrics.json").read_text())["test"] for folder in (tmp_path / "output", alone)]
+    assert tests[0]["iou"] == pytest.approx(tests[1]["iou"], abs=5e-3)
+
+
+@needs_jax
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_process_ends_the_other_and_both_resume(alone, tmp_path, lost):
+    output = tmp_path / "output"
+    started = train(output, 2, "--epochs", 5)
+    history = output / "history.csv"
+    wait_for(lambda: history.exists() and len(history.read_text().splitlines()) > 2, started[0], 500)
+    started[lost].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    _, err = started[1 - lost].communicate(timeout=100)
+    assert time.monotonic() - began < 60
+    assert started[1 - lost].returncode == 1 and err == f"unet_scratch.py: {processes.LOST}\n", err
+    texts = finish(train(output, 2, "--epochs", 5, "--resume"))
+    assert all("resuming after epoch" in text for text in texts)
+    same(output, alone, epochs=5)
+
+
+@needs_jax
+@pytest.mark.slow
+def test_a_stopped_process_ends_the_other(tmp_path):
+    started = train(tmp_path / "output", 2, "--epochs", 50)
+    history = tmp_path / "output" / "history.csv"
+    wait_for(history.exists, started[0], 500)
+    started[1].send_signal(signal.SIGTERM)
+    assert started[1].wait(60) == 130
+    _, err = started[0].communicate(timeout=60)
+    assert started[0].returncode == 1 and err == f"unet_scratch.py: {processes.LOST}\n", err
