@@ -5,7 +5,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from app import device
+from app import backend, device
+from app.cpu import optimizer
 from app.training import runs
 
 import fcn_vgg16
@@ -17,8 +18,8 @@ import unet_mobilenetv2
 import unet_scratch
 from conftest import ROOT
 
-# In a process of its own, a library that answers like NVIDIA's driver. TensorFlow has looked for the real one before, or
-# is told that it sees as many GPUs as that driver.
+# In a process of its own, a library that answers like NVIDIA's driver. TensorFlow has looked for the real one before,
+# or is told that it sees as many GPUs as that driver.
 BESIDE_A_DRIVER = """
 import ctypes, runpy, sys
 sys.path.insert(0, {folder!r})
@@ -158,6 +159,23 @@ def test_the_names_of_several_gpus(monkeypatch):
     assert device.description(known) == "2 x NVIDIA H200, AMD with JAX"
 
 
+def see_a_gpu(monkeypatch):
+    """TensorFlow lists a GPU, which is why Keras would compile with XLA."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [SimpleNamespace(device_type="GPU")])
+
+
+def test_a_gpu_that_tensorflow_must_not_use_makes_no_xla_on_the_cpu(monkeypatch):
+    see_a_gpu(monkeypatch)
+    inputs = keras.Input((8, 8, 3))
+    own = {}
+    for has_gpu in (False, True):
+        model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs), name="tiny")
+        own[has_gpu] = backend.prepare(model, has_gpu)
+        own[has_gpu].compile(keras.optimizers.Adam(0.1), "mse")
+    assert not own[False].jit_compile and isinstance(own[False].optimizer, optimizer.FusedAdam)
+    assert own[True].jit_compile and type(own[True].optimizer) is keras.optimizers.Adam
+
+
 @pytest.mark.parametrize(
     "recipe",
     [unet_scratch, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (fcn_vgg16, unet_mobilenetv2))],
@@ -165,7 +183,7 @@ def test_the_names_of_several_gpus(monkeypatch):
 def test_a_training_as_on_a_gpu(command_line, tmp_path, monkeypatch, recipe):
     """Two steps compiled by XLA, in mixed_float16 with a scaled loss and Keras' own layers, and a save."""
     monkeypatch.setattr(device, "start", lambda: [device.Gpu("a GPU with tensor cores", (8, 0))])
-    monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda _: True)  # as Keras does beside a GPU
+    see_a_gpu(monkeypatch)
     trained, report = [], runs.Run.report
 
     def keep_model_and_report(run, data):

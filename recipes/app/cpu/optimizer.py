@@ -36,7 +36,7 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 def use_in(model: keras.Model) -> None:
-    """Lets a model that is compiled with keras.optimizers.Adam use FusedAdam instead, and no XLA, which is slow on CPUs."""
+    """Lets `compile` take FusedAdam for keras.optimizers.Adam, and not XLA, which is slow on a CPU."""
     compile_model = model.compile
 
     def compile_for_cpu(optimizer, *args, jit_compile=False, **kwargs):

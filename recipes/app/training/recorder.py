@@ -110,7 +110,7 @@ def begin(
     team: Processes,
     resume: bool,
 ) -> tuple[Recorder, state.Lock | None]:
-    """Creates the recorder and, in the first process, locks the folder; with `resume` it continues the run in the folder.
+    """Creates the recorder and, in the first process, locks the folder; with `resume` it continues the run there.
 
     Ends the program if that run is finished.
 

@@ -1,0 +1,164 @@
+"""The recipes on a GPU: `KERAS_BACKEND=jax python tests/measure/gpu.py [PETS]`, or without KERAS_BACKEND on TensorFlow.
+
+Trains each recipe on drawn pets, and on the folder PETS if it is named, with the batches of CASES: images a second and
+milliseconds a step once all is compiled, peak memory, and the share of the GPU's rate for a large matrix product in the
+same precision. From these follow the minutes of a training with the recipe's defaults on Oxford-IIIT Pet. At last
+--predict segments photos of 640 x 427 pixels. Each case runs in a process of its own. The results go to
+output/gpu.json; copied to resources/, they replace the estimate in the README's table (see results.py). On a CPU it
+runs too, for a try.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import benchmark
+
+OUTPUT = benchmark.ROOT / "output" / "gpu.json"
+CASES = ((128, 16), (256, 16), (256, 64))  # pixels a side, images in a batch
+DEFAULT_BATCH = 16
+SECONDS = 10  # of training that is measured, at least
+PRODUCT = 8192  # side of the matrices
+LIMIT = 512  # images
+PREDICTED = (8, 264)  # photos; the difference leaves out the start
+PHOTO = (640, 427)
+
+
+def train(recipe: str, size: str, batch: str, data: str) -> dict:
+    """One case, in this process."""
+    sys.path.insert(0, str(benchmark.ROOT / "recipes"))
+    from app import backend, device, processes
+    from app.sources import load
+    from common import losses, scores
+
+    import keras
+
+    size, batch = int(size), int(batch)
+    gpus = device.start()
+    backend.distribute(batch)
+    keras.utils.disable_interactive_logging()
+    keras.config.set_dtype_policy(device.best_precision(gpus))
+    pets = backend.feed(load.load_data(data, size, batch, limit=LIMIT), batch, processes.Processes())
+    model = backend.prepare(benchmark.build(recipe, size), has_gpu=bool(gpus))
+    schedule = losses.warm_up_and_cosine(1e-4, 10**6)
+    classes = len(pets.class_names)
+    model.compile(keras.optimizers.Adam(schedule), losses.CrossEntropyAndDice(), metrics=scores.metrics(classes))
+
+    def steps(count):
+        began = time.perf_counter()
+        model.fit(pets.train, steps_per_epoch=count, shuffle=False)  # reads the loss at the end
+        return time.perf_counter() - began
+
+    def seconds_a_step(count=4):
+        """Of two counts of steps, so that the start of `fit` does not count."""
+        steps(2)  # compiles
+        while True:
+            few, many = steps(2), steps(2 + count)
+            if many - few > SECONDS:
+                return (many - few) / count
+            count *= 2
+
+    step = seconds_a_step()
+    rate = 0.0 if not gpus else matrix_rate()
+    operations = benchmark.operations(model) * batch
+    return {
+        "device": device.description(gpus),
+        "precision": keras.config.dtype_policy().name,
+        "images_per_second": batch / step,
+        "milliseconds_per_step": 1000 * step,
+        "memory_mb": memory() if gpus else benchmark.memory("VmHWM"),
+        "share_of_peak": operations / step / rate if rate else None,
+    }
+
+
+def matrix_rate() -> float:
+    """Operations a second of a large matrix product, in the precision of the training."""
+    import keras
+    from keras import ops
+
+    values = ops.ones((PRODUCT, PRODUCT), keras.config.dtype_policy().compute_dtype)
+
+    def seconds(count=20):
+        began = time.perf_counter()
+        product = values
+        for _ in range(count):
+            product = ops.matmul(product, values)
+        ops.convert_to_numpy(product[0, 0])
+        return (time.perf_counter() - began) / count
+
+    seconds()
+    return 2 * PRODUCT**3 / min(seconds() for _ in range(3))
+
+
+def memory() -> float:
+    """The peak memory of the first GPU in this process, MB."""
+    if os.environ["KERAS_BACKEND"] == "jax":
+        import jax
+
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e6
+    import tensorflow as tf
+
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
+
+
+def photos_per_second() -> float:
+    """Photos a second of --predict, from file to files, once it runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = []
+        for count in PREDICTED:
+            photos = pathlib.Path(folder, f"photos-{count}")
+            photos.mkdir()
+            benchmark.draw(photos / "0.jpg", *PHOTO)
+            for number in range(1, count):
+                (photos / f"{number}.jpg").symlink_to(photos / "0.jpg")
+            recipe = benchmark.ROOT / "recipes" / "unet_mobilenetv2.py"
+            command = [recipe, "--predict", photos, "--weights", "shipped", "--output", pathlib.Path(folder, "output")]
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - began)
+    return (PREDICTED[1] - PREDICTED[0]) / (seconds[1] - seconds[0])
+
+
+def minutes(results: dict, recipe: str, size: int) -> float:
+    """Minutes of a training with the recipe's defaults on Oxford-IIIT Pet, without validation and start."""
+    module = importlib.import_module(recipe)
+    images = module.EPOCHS * benchmark.PIPELINE_IMAGES
+    return images / results[f"{recipe}, {size} px, batch {DEFAULT_BATCH}, synthetic"]["images_per_second"] / 60
+
+
+def main() -> None:
+    sys.path.insert(0, str(benchmark.ROOT / "recipes"))
+    import app  # noqa: F401  before TensorFlow
+
+    results = {}
+    for data in ("synthetic", *sys.argv[1:]):
+        for recipe in benchmark.RECIPES:
+            for size, batch in CASES:
+                command = [sys.executable, __file__, "--case", recipe, str(size), str(batch), data]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+                name = f"{recipe}, {size} px, batch {batch}, {pathlib.Path(data).name}"
+                results[name] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None  # no memory
+                print(name, results[name], flush=True)
+                OUTPUT.parent.mkdir(exist_ok=True)
+                OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
+    results["photos_per_second"] = photos_per_second()
+    print("photos per second", results["photos_per_second"])
+    for size in (128, 256):
+        for recipe in benchmark.RECIPES:
+            if results[f"{recipe}, {size} px, batch {DEFAULT_BATCH}, synthetic"]:
+                print(f"{recipe}, {size} px: {minutes(results, recipe, size):.0f} minutes with its defaults")
+    OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--case"]:
+        print(json.dumps(train(*sys.argv[2:])))
+    else:
+        main()
