@@ -1,6 +1,7 @@
 """The scripts that measure the README's figures."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import keras
 import pytest
 from keras import layers
-from measure import ablation, benchmark
+from measure import ablation, benchmark, results
 from PIL import Image
 
 
@@ -100,3 +101,42 @@ ablation.train({variant!r}, "1", {flags})
     assert finished.returncode == 0, finished.stderr
     assert ("greys [100]" in finished.stdout) == (variant == "no_augmentation")
     assert "greys [" in finished.stdout and f"| {variant.replace('_', ' ')} |" in ablation.table(tmp_path)
+
+
+def test_measured_minutes_replace_the_estimate(tmp_path, monkeypatch):
+    case = {"device": "NVIDIA X with JAX", "images_per_second": 552.0}
+    cases = {f"{recipe}, 256 px, batch 16, synthetic": case for recipe in benchmark.RECIPES}
+    assert next(iter(results.gpu_row())).startswith("estimated minutes on a GPU")
+    (tmp_path / "resources").mkdir()
+    (tmp_path / "resources" / "gpu.json").write_text(json.dumps({"photos_per_second": 3.0} | cases))
+    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    (row,) = results.gpu_row().items()
+    assert row == ("minutes on one NVIDIA X with JAX, at 256 px", ["6", "4", "4"])  # 60, 40 and 45 epochs of 6 s
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_gpu_benchmark_on_a_cpu(backend):
+    if backend == "jax":
+        pytest.importorskip("jax", reason="JAX is not installed")
+    program = """
+import json
+import os
+from measure import gpu
+
+gpu.SECONDS, gpu.LIMIT, gpu.PREDICTED = 0.2, 8, (1, 3)
+print(json.dumps(gpu.train("unet_scratch", "32", "4", "synthetic") | {"photos": gpu.photos_per_second()}))
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=pathlib.Path(__file__).parent,
+        env=os.environ | {"KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert finished.returncode == 0, finished.stderr
+    case = json.loads(finished.stdout.splitlines()[-1])
+    assert "CPU" in case["device"] and ("JAX" in case["device"]) == (backend == "jax")
+    assert case["images_per_second"] == pytest.approx(4000 / case["milliseconds_per_step"])
+    assert min(case["images_per_second"], case["memory_mb"]) > 0 and case["share_of_peak"] is None

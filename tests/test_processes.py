@@ -112,7 +112,7 @@ def test_two_processes_of_one_number():
 def test_other_flags():
     facts = "team.agree({'recipe': 'x', 'epochs': team.number, 'seed': 0})"
     for result in join(0, 1, work=facts):
-        in_one_line(result, 2, "the processes differ in epochs", "same flags")
+        in_one_line(result, 2, "the processes differ in epochs;", "same flags")
 
 
 @needs_jax

@@ -62,19 +62,21 @@ NOT_RUN = {
     "--shard $SLURM_ARRAY_TASK_ID/16'": "needs Slurm; test_predict.py runs parts",
     "cat out/predictions-*-of-16.jsonl > all.jsonl": "needs those parts",
     "python recipes/mask_rcnn_hub.py resources/photos/": "downloads; test_mask_rcnn.py serves a model from 127.0.0.1",
-    'TF_CONFIG=\'{"cluster": {"worker": ["one:2222", "two:2222"]}, "task": {"type": "worker", '
-    '"index": 0}}\' python recipes/unet_mobilenetv2.py --output /shared/run': (
-        "needs two machines; test_workers.py runs two workers on one"
+    "export KERAS_BACKEND=jax KERAS_DISTRIBUTION_JOB_ADDRESSES=one:2222 KERAS_DISTRIBUTION_NUM_PROCESSES=2": (
+        "needs two machines; test_processes.py runs several processes on one"
     ),
+    "KERAS_DISTRIBUTION_PROCESS_ID=0 python recipes/unet_mobilenetv2.py --output /shared/run": "as above",
     "pip install tensorflow opencv-python-headless matplotlib tqdm tensorflow-docs": "downloads",
     "pip install tf2onnx": "downloads",
     "pip install onnxruntime ai-edge-litert": "downloads",
     "pip install 'tensorflow[and-cuda]>=2.20,<2.21'": "downloads; test_gpu.py compares it with the program's advice",
+    "pip install 'jax[cuda13]' && KERAS_BACKEND=jax python recipes/unet_mobilenetv2.py": (
+        "downloads; test_jax.py trains on JAX, test_gpu.py compares the advice"
+    ),
     "pip install --force-reinstall --no-deps 'opencv-contrib-python-headless>=4.14,<5.1'": "downloads",
     'python -c "import tensorflow_datasets as tfds; '
     "tfds.builder('oxford_iiit_pet').download_and_prepare()\"": "downloads",
     "apt install python3-venv": "changes the machine",
-    "CUDA_VISIBLE_DEVICES=-1 python recipes/...": "a pattern",
     "python -X dev recipes/...": "a pattern; test_terminal.py runs one",
     "python tests/measure/ablation.py --image-size 128": "takes hours; test_benchmark.py runs one variant",
     "python tests/measure/start.py PETS MOBILENETV2.weights.h5": "takes half an hour",

@@ -21,6 +21,7 @@ is_installed = requested_backend == "jax" and importlib.util.find_spec("jax") is
 # Keras needs a backend that it can import. device.check_backend says what is wrong with any other.
 os.environ["KERAS_BACKEND"] = "jax" if is_installed else "tensorflow"
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of a GPU's memory
+os.environ.setdefault("JAX_ENABLE_PREEMPTION_SERVICE", "false")  # it would swallow SIGTERM
 logging.getLogger("jax").setLevel(logging.ERROR)  # device.py says itself that JAX misses CUDA
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # the recipes report unreadable files themselves
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

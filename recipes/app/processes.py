@@ -6,6 +6,7 @@ Keras' variables say how many there are and which one this is, or Slurm's where 
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -42,6 +43,7 @@ class Processes(NamedTuple):
         """Raises InputError, naming what differs, unless all processes pass the same facts, at most MOST_FACTS."""
         if self.count == 1:
             return
+        facts = {COUNT: self.count, **facts}
         digests = np.zeros(MOST_FACTS, np.uint32)
         for index, value in enumerate([list(facts), *facts.values()]):
             digests[index] = zlib.crc32(json.dumps(value, default=str).encode())
@@ -180,7 +182,7 @@ def _explain_aborts(number: int, count: int) -> None:
 
     def end_at_once(kind, error, trace):
         """JAX would wait for the others before the program ends."""
-        if any(library in str(error) for library in ("Gloo", "NCCL", "coordination service")):
+        if re.search("gloo|nccl|grpc|coordination.service", str(error), re.IGNORECASE):
             _end(LOST, 1)
         traceback.print_exception(kind, error, trace)
         sys.stdout.flush()

@@ -4,8 +4,8 @@ Trains each recipe on drawn pets, and on the folder PETS if it is named, with th
 milliseconds a step once all is compiled, peak memory, and the share of the GPU's rate for a large matrix product in the
 same precision. From these follow the minutes of a training with the recipe's defaults on Oxford-IIIT Pet. At last
 --predict segments photos of 640 x 427 pixels. Each case runs in a process of its own. The results go to
-output/gpu.json; copied to resources/, they replace the estimate in the README's table (see results.py). On a CPU it
-runs too, for a try.
+output/gpu.json. Copied to resources/, they replace the estimate in the rows that results.py prints for the README. On a
+CPU it runs too, for a try.
 """
 
 import importlib
@@ -124,6 +124,10 @@ def photos_per_second() -> float:
             subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - began)
     return (PREDICTED[1] - PREDICTED[0]) / (seconds[1] - seconds[0])
+
+
+def device_name(results: dict) -> str:
+    return next(case["device"] for case in results.values() if isinstance(case, dict))
 
 
 def minutes(results: dict, recipe: str, size: int) -> float:

@@ -63,11 +63,11 @@ def start(
         device.save_memory()
     if not (team.is_first and sys.stdout.isatty()):
         keras.utils.disable_interactive_logging()  # no progress bars in a log; the recorder prints its epochs there
+    config = {"recipe": recipe, **vars(args)}
+    team.agree({name: config[name] for name in ("recipe", "resume", *state.FLAGS) if name in config})
     backend.distribute(args.batch_size)
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
-    config = {"recipe": recipe, **vars(args)}
-    team.agree({name: config[name] for name in ("recipe", "resume", *state.FLAGS) if name in config})
     weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
     trained = transfer.load(recipe, args.weights, build_model, args.image_size) if args.weights else None
     return Run(recipe, config, device.description(gpus), team, weights, trained, has_gpu=bool(gpus))
