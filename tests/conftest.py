@@ -119,6 +119,15 @@ def http_server(tmp_path, monkeypatch):
 
 def pytest_collection_modifyitems(items):
     """Runs the slowest files first, so that both processes finish together."""
-    slow = ("test_resume", "test_recipes", "test_gpu", "test_predict", "test_export", "test_copying", "test_transfer")
+    slow = (
+        "test_jax",
+        "test_resume",
+        "test_recipes",
+        "test_gpu",
+        "test_predict",
+        "test_export",
+        "test_copying",
+        "test_transfer",
+    )
     slow += ("test_mask_rcnn_train", "test_detector_training", "test_readme_commands")
     items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else len(slow))

@@ -12,8 +12,9 @@ from common import scores
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import unet_scratch
-from conftest import ROOT, start_process, wait_for
+from conftest import CONTROL, ROOT, start_process, wait_for
 from PIL import Image
 
 pytest.importorskip("jax", reason="JAX is not installed")
@@ -41,6 +42,7 @@ def command(recipe, *flags):
 def run(environment, recipe, *flags):
     done = subprocess.run(command(recipe, *flags), env=environment, capture_output=True, text=True, timeout=550)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert not CONTROL.search(done.stdout)  # no progress bars in a log
     return done.stdout
 
 
@@ -176,6 +178,29 @@ def test_each_recipe_resumes_at_64_px(environment, tmp_path, recipe):
     run(environment, recipe, *flags, "--output", output, "--resume")
     for name, values in history(tmp_path / "whole").items():
         np.testing.assert_allclose(history(output)[name], values, atol=6e-5, err_msg=name)
+
+
+EXPORT = """
+import keras
+model = keras.saving.load_model({path!r})
+model.export("exported", verbose=False)
+try:
+    model.export("exported.tflite", format="litert", verbose=False)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_what_can_be_exported_from_jax(environment, whole, tmp_path):
+    """As the README's table says: the SavedModel, but not LiteRT."""
+    path = str(whole[0] / "unet_scratch.keras")
+    command = [sys.executable, "-c", EXPORT.format(path=path)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "TensorFlow" in done.stdout, done.stderr
+    pixels = np.stack([synthetic.draw(number, image_size=32)[0] for number in range(3)]).astype(np.float32)
+    exported, model = tf.saved_model.load(str(tmp_path / "exported")), keras.saving.load_model(path)
+    np.testing.assert_allclose(exported.serve(pixels), model(pixels), atol=1e-3)
 
 
 @pytest.mark.slow

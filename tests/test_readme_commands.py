@@ -68,6 +68,7 @@ NOT_RUN = {
     "KERAS_DISTRIBUTION_PROCESS_ID=0 python recipes/unet_mobilenetv2.py --output /shared/run": "as above",
     "pip install tensorflow opencv-python-headless matplotlib tqdm tensorflow-docs": "downloads",
     "pip install tf2onnx": "downloads",
+    "pip install jax2onnx": "downloads",
     "pip install onnxruntime ai-edge-litert": "downloads",
     "pip install 'tensorflow[and-cuda]>=2.20,<2.21'": "downloads; test_gpu.py compares it with the program's advice",
     "pip install 'jax[cuda13]' && KERAS_BACKEND=jax python recipes/unet_mobilenetv2.py": (

@@ -85,7 +85,7 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
             try:
                 with tempfile.TemporaryFile(dir=folder):
                     break
-            except FileNotFoundError:  # another worker, checking the same folder, has just removed it
+            except FileNotFoundError:  # another process, checking the same folder, has just removed it
                 if attempt == 4:
                     raise
     except (FileExistsError, NotADirectoryError) as error:

@@ -32,7 +32,7 @@ class Recorder(keras.callbacks.Callback):
       interrupted: the state of the run to resume.
     """
 
-    async_safe = True  # Keras need not wait for the loss of a step before it starts the next
+    async_safe = True  # Keras calls it from another thread, and need not wait for the loss before the next step
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Recorder(keras.callbacks.Callback):
         self.settings, self.is_first, self.interrupted = settings, is_first, interrupted
         self.rows, self.best = [], -math.inf
         self.seconds, self.training_seconds = 0.0, 0.0  # of `fit`; without validation
+        self.has_progress_bars = keras.utils.is_interactive_logging_enabled()
         if interrupted:
             facts = interrupted.facts
             self.rows, self.best, self.seconds = facts["rows"], facts["best"], facts["seconds"]
@@ -72,6 +73,8 @@ class Recorder(keras.callbacks.Callback):
         self.epoch_began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
+        if not self.has_progress_bars:  # each thread has this setting of its own
+            keras.utils.disable_interactive_logging()
         if not np.isfinite(logs["loss"]):
             raise InputError(
                 f"the loss is not finite after step {batch + 1} of epoch {self.finished_epochs + 1}: "
@@ -97,7 +100,7 @@ class Recorder(keras.callbacks.Callback):
         facts = {"about": self.settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
         facts |= {"training_seconds": self.training_seconds, "last_epoch": self.params["epochs"]}
         state.save(self.folder, self.model, facts)
-        if not keras.utils.is_interactive_logging_enabled():
+        if not self.has_progress_bars:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in self.rows[-1].items() if name != "epoch")
             print(f"epoch {epoch + 1}/{self.params['epochs']}: {now - self.epoch_began:.0f} s, {scores}", flush=True)
 
