@@ -107,9 +107,8 @@ def test_measured_minutes_replace_the_estimate(tmp_path, monkeypatch):
     case = {"device": "NVIDIA X with JAX", "images_per_second": 552.0}
     cases = {f"{recipe}, 256 px, batch 16, synthetic": case for recipe in benchmark.RECIPES}
     assert next(iter(results.gpu_row())).startswith("estimated minutes on a GPU")
-    (tmp_path / "resources").mkdir()
-    (tmp_path / "resources" / "gpu.json").write_text(json.dumps({"photos_per_second": 3.0} | cases))
-    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    (tmp_path / "gpu.json").write_text(json.dumps({"photos_per_second": 3.0} | cases))
+    monkeypatch.setattr(results, "GPU", tmp_path / "gpu.json")
     (row,) = results.gpu_row().items()
     assert row == ("minutes on one NVIDIA X with JAX, at 256 px", ["6", "4", "4"])  # 60, 40 and 45 epochs of 6 s
 

@@ -158,10 +158,10 @@ def _initialize(address: str | None, number: int, count: int) -> None:
 
 
 def _explain_aborts(number: int, count: int) -> None:
-    """Makes one line of the ways in which JAX ends a process when another one is missing or lost.
+    """Turns JAX's aborts into one-line errors.
 
-    JAX writes pages to stderr and aborts, which no Python handler sees, so the C library calls one. Until then, what
-    libraries write to stderr goes to a temporary file; Python's own stderr stays.
+    When another process is missing or lost, JAX writes pages to stderr and aborts, which no Python handler sees; here
+    the C library calls one. From now on native libraries write to a temporary file, and only Python writes to stderr.
     """
     log = tempfile.TemporaryFile()  # noqa: SIM115  open until the process ends
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")

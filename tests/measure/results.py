@@ -14,6 +14,7 @@ import benchmark
 import gpu
 
 RUNS = benchmark.ROOT / "resources" / "runs"
+GPU = benchmark.ROOT / "resources" / gpu.OUTPUT.name  # if gpu.py has run
 GPU_RATE = 5e12  # operations a second of a small GPU in half precision, assumed
 COLUMNS = "epochs | pixel accuracy | mean IoU | pet IoU with border | pet IoU without border | outline F"
 
@@ -31,10 +32,9 @@ def recipe_rows() -> list[str]:
 
 def gpu_row() -> dict[str, list[str]]:
     """What gpu.py measured, if its results are in resources/, otherwise an estimate."""
-    path = benchmark.ROOT / "resources" / gpu.OUTPUT.name
-    if not path.exists():
+    if not GPU.exists():
         return {"estimated minutes on a GPU, at 256 px": [f"{gpu_minutes(one):.0f}" for one in benchmark.RECIPES]}
-    results = json.loads(path.read_text())
+    results = json.loads(GPU.read_text())
     title = f"minutes on one {gpu.device_name(results)}, at 256 px"
     return {title: [f"{gpu.minutes(results, one, 256):.0f}" for one in benchmark.RECIPES]}
 
