@@ -1,5 +1,6 @@
 """What a GPU changes, as far as a CPU can show it."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 CAT = str(ROOT / "resources" / "photos" / "cat.jpg")
 
 
-def beside_a_driver(tmp_path, capabilities, *, seen=0, recipe="unet_mobilenetv2", flags=("--predict", CAT), **options):
+def beside_a_driver(tmp_path, capabilities, *, seen=0, recipe="unet_mobilenetv2", flags=("--predict", CAT), status=0):
     """Runs a recipe beside a driver with GPUs of these compute capabilities, like 90."""
     compiler = shutil.which("cc")
     if not compiler or sys.platform != "linux":
@@ -64,8 +65,8 @@ def beside_a_driver(tmp_path, capabilities, *, seen=0, recipe="unet_mobilenetv2"
     names = {"folder": str(ROOT / "recipes"), "driver": str(driver), "recipe": path, "seen": seen}
     names |= {"flags": [*flags, "--output", str(tmp_path / "output")]}
     program = BESIDE_A_DRIVER.format(**names)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, **options)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == status and (status or done.stderr == ""), done.stderr
     return done.stdout.splitlines()
 
 
@@ -93,9 +94,17 @@ def test_the_first_line_tells_of_a_gpu_that_is_too_new_for_tensorflow(tmp_path, 
 
 
 def test_tensorflow_takes_the_first_gpu_that_it_was_built_for(tmp_path):
-    first, visible, second, *_ = beside_a_driver(tmp_path, [120, 90, 80], seen=3)
-    assert first.startswith("TensorFlow uses one of 3 GPUs. On all of them: ") and "KERAS_BACKEND=jax" in first
-    assert visible == "visible ['1']" and second.endswith("| used")
+    visible, first, *_ = beside_a_driver(tmp_path, [120, 90, 80], seen=3)
+    assert visible == "visible ['1']" and first.endswith("| used")
+
+
+def test_the_first_line_of_a_training_says_how_to_use_all_gpus(tmp_path):
+    """The program ends where the training would begin: TensorFlow has no such GPU."""
+    flags = ("--data", "no such folder", "--epochs", "1", "--precision", "float32")
+    first, visible = beside_a_driver(tmp_path, [90, 80], seen=2, recipe="unet_scratch", flags=flags, status=2)
+    command = f"KERAS_BACKEND=jax python recipes/unet_scratch.py {shlex.join(flags)} --output {tmp_path / 'output'}"
+    assert first.startswith("TensorFlow uses one of 2 GPUs. On all of them: ") and first.endswith(command)
+    assert visible == "visible ['0']"
 
 
 def test_mask_rcnn_names_no_backend_that_it_cannot_use(tmp_path, monkeypatch):
@@ -110,7 +119,8 @@ def test_the_first_line_tells_of_a_gpu_that_jax_does_not_see(tmp_path, monkeypat
     pytest.importorskip("jax", reason="JAX is not installed")
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     first, second, *_ = beside_a_driver(tmp_path, [120])
-    assert first.startswith("JAX does not see the NVIDIA GPU.") and first.endswith("pip install 'jax[cuda13]'")
+    assert first.startswith("JAX does not see the NVIDIA GPU, because it is installed without CUDA: ")
+    assert f"{sys.executable} -m pip install 'jax[cuda13]'" in first
     assert "with JAX, slower than with TensorFlow" in second
 
 
@@ -182,7 +192,7 @@ def test_a_gpu_that_tensorflow_must_not_use_makes_no_xla_on_the_cpu(monkeypatch)
 )
 def test_a_training_as_on_a_gpu(command_line, tmp_path, monkeypatch, recipe):
     """Two steps compiled by XLA, in mixed_float16 with a scaled loss and Keras' own layers, and a save."""
-    monkeypatch.setattr(device, "start", lambda: [device.Gpu("a GPU with tensor cores", (8, 0))])
+    monkeypatch.setattr(device, "start", lambda **_: [device.Gpu("a GPU with tensor cores", (8, 0))])
     see_a_gpu(monkeypatch)
     trained, report = [], runs.Run.report
 

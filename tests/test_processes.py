@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 
-from app import processes
+from app import device, processes
 from app.cli import InputError
 from app.training import report
 
@@ -113,6 +113,43 @@ def test_other_flags():
     facts = "team.agree({'recipe': 'x', 'epochs': team.number, 'seed': 0})"
     for result in join(0, 1, work=facts):
         in_one_line(result, 2, "the processes differ in epochs;", "same flags")
+
+
+@needs_jax
+@pytest.mark.slow
+def test_processes_with_different_devices():
+    """One has two GPUs, the other four, as far as CPUs can show it."""
+    devices = "os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={{2 + 2 * team.number}}'"
+    for result in join(0, 1, work=f"{devices}; from app import device; device.start()"):
+        in_one_line(result, 2, "the processes have different numbers of devices, this one ", " of 6")
+
+
+@needs_jax
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_others_can_be_stopped(sent):
+    code = PROGRAM.format(recipes=str(ROOT / "recipes"), work="", wait=100)
+    process = start_process([sys.executable, "-c", code], env=environment(free_port(), 0, 2))
+    time.sleep(12)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "") and err.count("\n") == 1 and "stopped; " in err, err
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tasks", "nodes", "expected"),
+    [
+        (4, 2, 2, [0, 1, 2, 3]),  # one task per machine
+        (1, 8, 2, [0]),  # --gpus-per-task=1
+        (4, 8, 2, None),  # one task per GPU, each of which sees all
+        (0, 2, 2, None),
+    ],
+)
+def test_the_gpus_of_a_slurm_task(monkeypatch, gpus, tasks, nodes, expected):
+    monkeypatch.setattr(device, "driver_gpus", lambda: [device.Gpu("GPU", (9, 0))] * gpus)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", str(nodes))
+    assert processes._devices_of_task() == expected
 
 
 @needs_jax
@@ -246,7 +283,8 @@ def test_a_killed_process_ends_the_other_and_both_resume(alone, tmp_path, lost):
     began = time.monotonic()
     _, err = started[1 - lost].communicate(timeout=100)
     assert time.monotonic() - began < 60
-    assert started[1 - lost].returncode == 1 and err == f"unet_scratch.py: {processes.LOST}\n", err
+    assert started[1 - lost].returncode == 1 and err.count("\n") == 1, err
+    assert err.startswith(f"unet_scratch.py: {processes.LOST}"), err
     texts = finish(train(output, 2, "--epochs", 5, "--resume"))
     assert all("resuming after epoch" in text for text in texts)
     same(output, alone, epochs=5)
@@ -261,4 +299,5 @@ def test_a_stopped_process_ends_the_other(tmp_path):
     started[1].send_signal(signal.SIGTERM)
     assert started[1].wait(60) == 130
     _, err = started[0].communicate(timeout=60)
-    assert started[0].returncode == 1 and err == f"unet_scratch.py: {processes.LOST}\n", err
+    assert started[0].returncode == 1 and err.startswith(f"unet_scratch.py: {processes.LOST}"), err
+    assert err.count("\n") == 1, err

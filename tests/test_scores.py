@@ -1,4 +1,4 @@
-from common import scores
+from common import losses, scores
 
 import keras
 import numpy as np
@@ -61,6 +61,15 @@ def test_the_metric_works_in_a_compiled_training_step():
     model.compile("adam", loss, metrics=[scores.ConfusionMatrix(3)], jit_compile=True)
     history = model.fit(np.ones((2, 4, 4, 3)), np.ones((2, 4, 4), np.uint8), verbose=0).history
     assert 0 <= history["mean_iou"][0] <= 1
+
+
+def test_tensorflow_may_keep_all_variables_on_a_gpu():
+    """It has no int32 variables there."""
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(3, 1), keras.layers.Dropout(0.5)])
+    model.compile("adam", losses.CrossEntropyAndDice(), metrics=scores.metrics(3))
+    model.fit(np.ones((2, 4, 4, 3)), np.ones((2, 4, 4), np.uint8), verbose=0)
+    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    assert not [variable.path for variable in variables if variable.dtype == "int32"]
 
 
 def test_accuracy_and_mean_iou_share_one_matrix():

@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ import requests
 from tqdm import tqdm
 
 LARGEST = 2**31  # TensorFlow's integers end here
+STOPPED = 130  # exit status after Ctrl-C
+RESUME = "finished epochs are kept, and the same command with --resume goes on"
 SECONDS_TO_STOP = 3  # enough for a program to delete its temporary files
 
 
@@ -23,7 +26,7 @@ class InputError(Exception):
     """A mistake that the user can fix: a wrong flag, file or folder. The text says what is wrong and what to do."""
 
 
-def program(stop_advice: str = "finished epochs are kept, and the same command with --resume goes on") -> Callable:
+def program(stop_advice: str = RESUME) -> Callable:
     """Decorates a recipe's main(), which may return an exit status: mistakes become one line on stderr.
 
     The exit status is 2 for an InputError, 1 for a file that cannot be read or written, 130 for Ctrl-C, which also
@@ -48,7 +51,7 @@ def program(stop_advice: str = "finished epochs are kept, and the same command w
                     raise
                 print_error(f"stopped; {stop_advice}")
                 sys.stdout.flush()
-                os._exit(130)  # at once: reader threads may be waiting for the interpreter
+                os._exit(STOPPED)  # at once: reader threads may be waiting for the interpreter
 
         return run
 
@@ -56,10 +59,11 @@ def program(stop_advice: str = "finished epochs are kept, and the same command w
 
 
 def leave(status: int) -> None:
-    """Exits after an error; at once if JAX would wait for the other processes of a training first."""
+    """Exits after an error, also where JAX would wait for the other processes of a training."""
     jax = sys.modules.get("jax")
     if jax and jax.distributed.is_initialized():
         sys.stdout.flush()
+        time.sleep(1)  # they may be about to find the same error
         os._exit(status)
     sys.exit(status)
 

@@ -48,33 +48,41 @@ def uses_jax() -> bool:
     return os.environ["KERAS_BACKEND"] == "jax"
 
 
-def start(runs_on_jax: bool = True) -> list[Gpu]:
+def start(runs_on_jax: bool = True, uses_all: bool = False) -> list[Gpu]:
     """Prepares the devices of Keras' backend; returns the GPUs that it uses, and prints how to use the others.
 
     Call it before TensorFlow or JAX computes anything.
 
     Args:
       runs_on_jax: whether this program could run on JAX.
+      uses_all: whether it would then use all GPUs; otherwise it uses one.
+    Raises:
+      InputError: if several processes have different numbers of devices.
     """
     if not uses_jax():
-        return _start_tensorflow(jax=_use_jax() if runs_on_jax else "")
+        return _start_tensorflow(_use_jax() if runs_on_jax else "", uses_all)
     tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads the photos
     import jax
 
+    own, together = jax.local_device_count(), jax.device_count()
+    if own * jax.process_count() != together:
+        raise InputError(f"the processes have different numbers of devices, this one {own} of {together}")
     gpus = [_of_jax(device) for device in jax.local_devices() if device.platform != "cpu"]
-    if not gpus and driver_gpus():
-        needs = "needs NVIDIA's driver 580 or later, an older one jax[cuda12]"
-        print(f"JAX does not see the NVIDIA GPU. This installs CUDA for it, and {needs}: {_pip(JAX)}", flush=True)
-    return gpus
+    if not gpus and driver_gpus() and not os.environ.get("JAX_PLATFORMS"):
+        advice = f"for NVIDIA's driver 580 or later {_pip(JAX)}, for an older one {_pip('jax[cuda12]')}"
+        why = "its CUDA does not fit the driver" if _has_jax_cuda() else "it is installed without CUDA"
+        print(f"JAX does not see the NVIDIA GPU, because {why}: {advice}", flush=True)
+    return gpus if uses_all else gpus[:1]
 
 
-def _start_tensorflow(jax: str) -> list[Gpu]:
+def _start_tensorflow(jax: str, uses_all: bool) -> list[Gpu]:
     """Lets TensorFlow use one GPU, and only one for which it was built.
 
     On a newer one it would compile for half an hour, or abort. So the driver is asked before TensorFlow is.
 
     Args:
       jax: the command that runs this program on JAX, if it can.
+      uses_all: whether it would then use all GPUs.
     """
     known, newest = driver_gpus(), _newest_for_tensorflow()
     seen = tf.config.list_physical_devices("GPU")  # in the order of the driver, which knows nothing of AMD's GPUs
@@ -86,9 +94,8 @@ def _start_tensorflow(jax: str) -> list[Gpu]:
         print(f"{what} On the GPU: {jax}" if jax else what, flush=True)
     elif known and not usable:
         print(f"TensorFlow does not see the NVIDIA GPU. This installs CUDA for it: {_pip(CUDA)}", flush=True)
-    elif len(seen) > 1:
-        what = f"TensorFlow uses one of {len(seen)} GPUs."
-        print(f"{what} On all of them: {jax}" if jax else what, flush=True)
+    elif len(seen) > 1 and uses_all:
+        print(f"TensorFlow uses one of {len(seen)} GPUs. On all of them: {jax}", flush=True)
     tf.config.set_visible_devices(usable[:1], "GPU")
     for device in usable[:1]:
         tf.config.experimental.set_memory_growth(device, True)  # takes memory as needed
@@ -129,14 +136,19 @@ def driver_gpus() -> list[Gpu]:
 
 
 def _pip(package: str) -> str:
-    return shlex.join([sys.executable, "-m", "pip", "install", package])
+    """The command that installs a package, with what it needs before."""
+    needs = "with Python 3.11 or later " if package.startswith("jax") and sys.version_info < (3, 11) else ""
+    return needs + shlex.join([sys.executable, "-m", "pip", "install", package])
+
+
+def _has_jax_cuda() -> bool:
+    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
 
 
 def _use_jax() -> str:
     """How to run this program on JAX: a command, after another one if JAX has no CUDA yet."""
     command = "KERAS_BACKEND=jax " + shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
-    has_cuda = any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-    return command if has_cuda else f"{_pip(JAX)}, then {command}"
+    return command if _has_jax_cuda() else f"{_pip(JAX)}, then {command}"
 
 
 def save_memory() -> None:

@@ -4,6 +4,7 @@ Keras' variables say how many there are and which one this is, or Slurm's where 
 """
 
 import ctypes
+import faulthandler
 import json
 import os
 import re
@@ -11,13 +12,15 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 import traceback
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from app import device
-from app.cli import InputError, listed, one_line, print_error
+from app.cli import RESUME, SECONDS_TO_STOP, STOPPED, InputError, listed, one_line, print_error
 
 import numpy as np
 
@@ -26,7 +29,7 @@ ADDRESSES, COUNT, NUMBER = (PREFIX + name for name in ("JOB_ADDRESSES", "NUM_PRO
 WAIT = 300  # seconds for all processes to start
 SILENCE = 30  # seconds without a sign of life after which a process is lost
 MOST_FACTS = 64
-LOST = "another process ended, was killed or cannot be reached; start all of them again, with --resume"
+LOST = "another process ended or cannot be reached; see what it says, then start all of them again, with --resume"
 
 
 class Processes(NamedTuple):
@@ -52,8 +55,8 @@ class Processes(NamedTuple):
             names = [name for name, is_other in zip(facts, differ[1:], strict=False) if is_other]
             what = listed(names) if names and not differ[0] else "their flags"
             raise InputError(
-                f"the processes differ in {what}; give all of them the same flags, one shared --output, and all or "
-                "none of them --resume"
+                f"the processes differ in {what}; give all of them the same flags, with a --precision if their devices "
+                "differ, one shared --output, and all or none of them --resume"
             )
 
     def any(self, fact: bool) -> bool:
@@ -148,13 +151,43 @@ def _initialize(address: str | None, number: int, count: int) -> None:
     import jax
 
     _explain_aborts(number, count)
-    options = {} if address is None else {"coordinator_address": address, "num_processes": count, "process_id": number}
+    _stop_while_waiting()
+    if address is None:
+        options = {"local_device_ids": _devices_of_task()}
+    else:  # not by what Slurm may say, too
+        options = {"coordinator_address": address, "num_processes": count, "process_id": number}
+        options |= {"cluster_detection_method": "deactivate"}
     try:
         jax.distributed.initialize(**options, initialization_timeout=WAIT, heartbeat_timeout_seconds=SILENCE)
     except TypeError as error:
         raise InputError(f"{COUNT}: several processes need Python 3.11 and JAX 0.7 or later") from error
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the {count} processes cannot work together: {one_line(error)}") from error
+
+
+def _devices_of_task() -> list[int] | None:
+    """The GPUs of a task that `srun` started: all that it sees, if it is alone on its machine or sees but one.
+
+    None lets JAX choose: one for each task of a machine.
+    """
+    gpus = len(device.driver_gpus())
+    is_alone = os.environ["SLURM_STEP_NUM_TASKS"] == os.environ.get("SLURM_STEP_NUM_NODES")
+    return list(range(gpus)) if gpus == 1 or (gpus and is_alone) else None
+
+
+def _stop_while_waiting() -> None:
+    """Lets Ctrl-C and SIGTERM end a process that waits for others: Python's handlers run when JAX returns."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)  # gets the number of each signal at once
+
+    def watch():
+        while os.read(reader, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        time.sleep(2 * SECONDS_TO_STOP)  # in which Python's handler may end the program
+        _end(f"stopped; {RESUME}", STOPPED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _explain_aborts(number: int, count: int) -> None:
@@ -166,24 +199,23 @@ def _explain_aborts(number: int, count: int) -> None:
     log = tempfile.TemporaryFile()  # noqa: SIM115  open until the process ends
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     os.dup2(log.fileno(), 2)
+    faulthandler.enable(sys.stderr)  # of crashes other than aborts
 
     def explain(_):
-        log.seek(0)
-        text = log.read().decode(errors="replace")
+        text = os.pread(log.fileno(), 2**20, 0).decode(errors="replace")
         if "RegisterTask" in text and "newer incarnation" in text:
             _end(f"{NUMBER}: another process has the number {number} too; give each its own, 0 to {count - 1}", 2)
         if "RegisterTask" in text:
             reason = "another one is missing, cannot be reached, or has another address, number or count"
             _end(f"{ADDRESSES}: waited {WAIT} s for all {count} processes; {reason}", 2)
-        if "JAX distributed service" in text:
-            _end(LOST, 1)
-        sys.stderr.write(text)
-        os._exit(1)
+        if "JAX distributed service" not in text:
+            sys.stderr.write(text)
+        _end(LOST, 1)
 
     def end_at_once(kind, error, trace):
         """JAX would wait for the others before the program ends."""
-        if re.search("gloo|nccl|grpc|coordination.service", str(error), re.IGNORECASE):
-            _end(LOST, 1)
+        if re.search("gloo|nccl|grpc|coordination.service", str(error), re.IGNORECASE) and not sys.flags.dev_mode:
+            _end(f"{LOST} ({one_line(error)})", 1)
         traceback.print_exception(kind, error, trace)
         sys.stdout.flush()
         os._exit(1)

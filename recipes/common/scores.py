@@ -49,11 +49,13 @@ class ConfusionMatrix(keras.metrics.Metric):
     def __init__(self, num_classes: int, name: str = "mean_iou"):
         super().__init__(name=name)
         self.num_classes = num_classes
-        # float32 would stop counting at 2**24 pixels, 256 images of 256 x 256, and int32 at 2**31; JAX has no int64.
-        self.counts = self.add_variable((2, num_classes, num_classes), "zeros", dtype="int32", name="counts")
+        # float32 would stop counting at 2**24 pixels, 256 images of 256 x 256, and "int", which JAX has as int32, at
+        # 2**31. TensorFlow has it as int64: it keeps int32 out of a GPU.
+        self.counts = self.add_variable((2, num_classes, num_classes), "zeros", dtype="int", name="counts")
 
     def update_state(self, labels, logits, sample_weight=None):
-        ones = self.counts[0] + confusion_matrix(labels, ops.argmax(logits, axis=-1), self.num_classes)
+        matrix = confusion_matrix(labels, ops.argmax(logits, axis=-1), self.num_classes)
+        ones = self.counts[0] + ops.cast(matrix, self.counts.dtype)
         self.counts.assign(ops.stack([ones % CARRY, self.counts[1] + ones // CARRY]))
 
     @property

@@ -41,9 +41,8 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
     import keras
 
     size, batch = int(size), int(batch)
-    gpus = device.start()
+    gpus = device.start(uses_all=True)
     backend.distribute(batch)
-    keras.utils.disable_interactive_logging()
     keras.config.set_dtype_policy(device.best_precision(gpus))
     pets = backend.feed(load.load_data(data, size, batch, limit=LIMIT), batch, processes.Processes())
     model = backend.prepare(benchmark.build(recipe, size), has_gpu=bool(gpus))
@@ -53,7 +52,7 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
 
     def steps(count):
         began = time.perf_counter()
-        model.fit(pets.train, steps_per_epoch=count, shuffle=False)  # reads the loss at the end
+        model.fit(pets.train, steps_per_epoch=count, shuffle=False, verbose=0)  # reads the loss at the end
         return time.perf_counter() - began
 
     def seconds_a_step(count=4):

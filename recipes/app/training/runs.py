@@ -58,7 +58,7 @@ def start(
         own = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
         sys.exit(predict.run(recipe, build_model, args.predict, args.output, **own))
     team = processes.join()
-    gpus = device.start()  # before anything else uses them
+    gpus = device.start(uses_all=True)  # before anything else uses them
     if not gpus:
         device.save_memory()
     if not (team.is_first and sys.stdout.isatty()):
