@@ -83,9 +83,8 @@ def join() -> Processes:
     Raises:
       InputError: if the variables are not valid, or TensorFlow is to train in several processes.
     """
-    given = {name: os.environ[name] for name in (ADDRESSES, COUNT, NUMBER) if os.environ.get(name)}
-    if given:
-        address, number, count = _keras_settings(given)
+    if any(os.environ.get(name) for name in (ADDRESSES, COUNT, NUMBER)):
+        address, number, count = _keras_settings()
     elif device.uses_jax() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         address, number, count = None, int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
     else:
@@ -101,25 +100,18 @@ def join() -> Processes:
     return Processes(number, count)
 
 
-def _keras_settings(given: dict[str, str]) -> tuple[str, int, int]:
+def _keras_settings() -> tuple[str, int, int]:
     """The address of the first process, the number of this one, and how many there are."""
-    missing = [name for name in (ADDRESSES, COUNT, NUMBER) if name not in given]
-    if missing:
-        raise InputError(f"{missing[0]}: not set, though {next(iter(given))} is; set all three, or none")
-    addresses = given[ADDRESSES].split(",")
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise InputError(f"{ADDRESSES}: {address} is not an address like 10.0.0.1:1234")
-    for name in (COUNT, NUMBER):
-        if not given[name].isdecimal():
-            raise InputError(f"{name}: {given[name]} is not a number")
-    number, count = int(given[NUMBER]), int(given[COUNT])
-    if number >= count:
-        raise InputError(f"{NUMBER}: {number} is not one of the numbers 0 to {count - 1} of {count} processes")
-    if len(addresses) not in (1, count):
-        raise InputError(f"{ADDRESSES}: {len(addresses)} addresses for {count} processes; the first one is enough")
-    return addresses[0], number, count
+    addresses, count, number = (os.environ.get(name, "") for name in (ADDRESSES, COUNT, NUMBER))
+    address = addresses.split(",")[0]
+    host, _, port = address.rpartition(":")
+    are_numbers = all(text.isdecimal() for text in (port, count, number))
+    if not (host and are_numbers and 0 < int(port) < 2**16 and int(number) < int(count)):
+        raise InputError(
+            f"{ADDRESSES}={addresses} {COUNT}={count} {NUMBER}={number} is not valid; for two processes: "
+            f"{ADDRESSES}=HOST:PORT of the first, {COUNT}=2, and {NUMBER}=0 in the first, 1 in the second"
+        )
+    return address, int(number), int(count)
 
 
 def _refuse_tf_config() -> None:
