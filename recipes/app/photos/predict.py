@@ -42,7 +42,6 @@ def run(
       shard: (I, N) does the I-th of N parts.
       resume: leaves out what is done already; a shard always does.
     """
-    device.check_backend()
     tally = photos.Tally()
     pictures, videos = photos.find_all(paths, output, tally, videos=True)
     if not pictures and not videos:
