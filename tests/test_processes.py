@@ -119,7 +119,7 @@ def test_other_flags():
 @pytest.mark.slow
 def test_processes_with_different_devices():
     """One has two GPUs, the other four, as far as CPUs can show it."""
-    devices = "os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={{2 + 2 * team.number}}'"
+    devices = "os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={2 + 2 * team.number}'"
     for result in join(0, 1, work=f"{devices}; from app import device; device.start()"):
         in_one_line(result, 2, "the processes have different numbers of devices, this one ", " of 6")
 
