@@ -11,7 +11,8 @@ import numpy as np
 from keras import ops
 
 TRIMAP = ("pet", "background", "border")  # class ids 0, 1, 2; the border is a band along the pet's outline
-CARRY = 2**20  # pixels
+INTEGER = keras.backend.standardize_dtype("int")  # int32 on JAX, int64 on TensorFlow, which keeps no int32 on a GPU
+CARRY = 2**20  # pixels that are carried from the first number of a count to the second
 
 
 def is_trimap(class_names: Sequence[str]) -> bool:
@@ -25,12 +26,12 @@ def confusion_matrix(labels, predictions, num_classes: int):
     Args:
       labels, predictions: class ids 0..num_classes - 1, integers of the same shape. Labels >= num_classes are ignored.
     Returns:
-      int32 [num_classes, num_classes]; rows are the truth, columns the prediction.
+      Integers [num_classes, num_classes]; rows are the truth, columns the prediction.
     """
     labels = ops.minimum(ops.cast(labels, "int32"), num_classes)  # ignored labels get a row of their own
     cells = ops.reshape(labels * num_classes + ops.cast(predictions, "int32"), [-1])
     # Not ops.bincount: XLA, which compiles the training step on a GPU, refuses it.
-    counts = ops.segment_sum(ops.ones_like(cells), cells, num_segments=num_classes * (num_classes + 1))
+    counts = ops.segment_sum(ops.ones_like(cells, dtype=INTEGER), cells, num_segments=num_classes * (num_classes + 1))
     return ops.reshape(counts, (num_classes + 1, num_classes))[:-1]
 
 
@@ -49,13 +50,11 @@ class ConfusionMatrix(keras.metrics.Metric):
     def __init__(self, num_classes: int, name: str = "mean_iou"):
         super().__init__(name=name)
         self.num_classes = num_classes
-        # float32 would stop counting at 2**24 pixels, 256 images of 256 x 256, and "int", which JAX has as int32, at
-        # 2**31. TensorFlow has it as int64: it keeps int32 out of a GPU.
-        self.counts = self.add_variable((2, num_classes, num_classes), "zeros", dtype="int", name="counts")
+        # Two numbers a count, because float32 stops at 2**24 pixels, which 256 images of 256 x 256 have, int32 at 2**31.
+        self.counts = self.add_variable((2, num_classes, num_classes), "zeros", dtype=INTEGER, name="counts")
 
     def update_state(self, labels, logits, sample_weight=None):
-        matrix = confusion_matrix(labels, ops.argmax(logits, axis=-1), self.num_classes)
-        ones = self.counts[0] + ops.cast(matrix, self.counts.dtype)
+        ones = self.counts[0] + confusion_matrix(labels, ops.argmax(logits, axis=-1), self.num_classes)
         self.counts.assign(ops.stack([ones % CARRY, self.counts[1] + ones // CARRY]))
 
     @property
