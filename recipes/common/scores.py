@@ -50,7 +50,7 @@ class ConfusionMatrix(keras.metrics.Metric):
     def __init__(self, num_classes: int, name: str = "mean_iou"):
         super().__init__(name=name)
         self.num_classes = num_classes
-        # Two numbers a count, because float32 stops at 2**24 pixels, which 256 images of 256 x 256 have, int32 at 2**31.
+        # Two numbers a count: float32 stops at 2**24 pixels, 256 images of 256 x 256, and int32 at 2**31.
         self.counts = self.add_variable((2, num_classes, num_classes), "zeros", dtype=INTEGER, name="counts")
 
     def update_state(self, labels, logits, sample_weight=None):
