@@ -34,10 +34,7 @@ def distribute(batch_size: int) -> None:
 @contextlib.contextmanager
 def undistributed() -> Iterator[None]:
     """The models that are built here belong to this process alone."""
-    if not device.uses_jax():
-        yield
-        return
-    distribution = keras.distribution.distribution()
+    distribution = keras.distribution.distribution()  # None on TensorFlow
     keras.distribution.set_distribution(None)
     try:
         yield
