@@ -20,8 +20,7 @@ Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Seg
          Girshick: Fast R-CNN, ICCV 2015, section 4.5 (which layers of VGG16 are worth fine-tuning).
 """
 
-from app import cli
-from app.training import encoders, runs
+from app import cli, encoders, runs
 from common import losses, scores
 
 import keras

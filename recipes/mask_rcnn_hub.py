@@ -23,9 +23,9 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
-from app import cli, device, files
-from app.detection import detector, instances, label_map, saved_models
-from app.photos import photos, png
+from app import cli, device, files, photos
+from app.detect import detector, instances, label_map, saved_models
+from app.predict import png
 
 import numpy as np
 import tensorflow as tf

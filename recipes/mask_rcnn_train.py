@@ -18,7 +18,7 @@ Papers:  He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017;
 """
 
 from app import cli
-from app.detection import network, training
+from app.detect import network, training
 
 import tf_keras
 

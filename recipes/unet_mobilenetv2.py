@@ -19,8 +19,7 @@ Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedica
          Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
 """
 
-from app import cli
-from app.training import encoders, runs
+from app import cli, encoders, runs
 from common import losses, scores
 
 import keras

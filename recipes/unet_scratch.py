@@ -19,8 +19,7 @@ Papers:  Ronneberger, Fischer, Brox: U-Net, MICCAI 2015 (skip connections);
          Isola et al.: pix2pix, CVPR 2017, appendix 6.1.1 (this encoder and decoder).
 """
 
-from app import cli
-from app.training import runs
+from app import cli, runs
 from common import losses, scores
 
 import keras

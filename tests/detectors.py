@@ -3,8 +3,8 @@
 import pathlib
 from typing import NamedTuple
 
-from app.photos import photos
-from app.sources import synthetic
+from app import photos
+from app.datasets import synthetic
 
 import numpy as np
 import tensorflow as tf

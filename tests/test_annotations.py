@@ -5,8 +5,8 @@ import json
 import shutil
 
 from app.cli import InputError
-from app.sources import coco, load
-from app.sources import folder as folders
+from app.datasets import coco, load
+from app.datasets import folder as folders
 
 import numpy as np
 import pytest

@@ -83,7 +83,7 @@ def test_ablation_on_grey_photos(variant, tmp_path):
     program = f"""
 import pathlib
 from measure import ablation
-from app.training import runs
+from app import runs
 import numpy as np
 
 class Watched(runs.Run):

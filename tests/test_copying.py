@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from app.sources import synthetic
+from app.datasets import synthetic
 
 from conftest import ROOT
 from PIL import Image

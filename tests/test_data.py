@@ -1,7 +1,7 @@
 import os
 
 from app.cli import InputError
-from app.sources import load, synthetic
+from app.datasets import load, synthetic
 from common import data
 
 import numpy as np

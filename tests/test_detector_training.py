@@ -1,7 +1,7 @@
 """What a detector is trained with: composed scenes, their targets, the network, and its export."""
 
 from app.cli import InputError
-from app.detection import detector, export, instances, network, precision, scenes, sources
+from app.detect import detector, export, instances, network, precision, scenes, sources
 
 import keras
 import numpy as np

@@ -4,7 +4,7 @@ import hashlib
 import tarfile
 
 from app.cli import InputError
-from app.sources import load, synthetic
+from app.datasets import load, synthetic
 
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ import re
 import zipfile
 
 from app import models
-from app.sources import synthetic
+from app.datasets import synthetic
 from common import losses, scores
 
 import fcn_vgg16

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from app import backend, device
+from app import backend, device, runs
 from app.cpu import optimizer
-from app.training import runs
 
 import fcn_vgg16
 import keras

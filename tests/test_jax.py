@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-from app.sources import load, synthetic
-from app.training import report, state
+from app import checkpoint, report
+from app.datasets import load, synthetic
 from common import scores
 
 import keras
@@ -60,7 +60,7 @@ def whole(environment, tmp_path_factory):
 def killed(environment, recipe, output, *flags, after=1):
     """Starts a run and kills it when it has finished one epoch, or two."""
     process = start_process(command(recipe, *flags, "--output", output), env=environment)
-    wait_for((output / (state.NAME, state.PREVIOUS)[after - 1]).exists, process, 500)
+    wait_for((output / (checkpoint.NAME, checkpoint.PREVIOUS)[after - 1]).exists, process, 500)
     process.kill()
     process.communicate()
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tarfile
 
-from app.detection import detector, instances, label_map, saved_models
-from app.photos import photos
+from app import photos
+from app.detect import detector, instances, label_map, saved_models
 
 import detectors
 import mask_rcnn_hub

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from app.detection import label_map
+from app.detect import label_map
 
 import mask_rcnn_hub
 import mask_rcnn_train

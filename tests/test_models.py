@@ -2,7 +2,7 @@
 
 from app import models
 from app.cpu import layers as cpu_layers
-from app.sources import synthetic
+from app.datasets import synthetic
 
 import fcn_vgg16
 import keras

@@ -5,9 +5,8 @@ import re
 import threading
 import time
 
-from app import download
-from app.detection import saved_models
-from app.training import encoders
+from app import download, encoders
+from app.detect import saved_models
 
 import detectors
 import fcn_vgg16

@@ -5,8 +5,8 @@ import struct
 import zlib
 
 from app.cli import InputError
-from app.sources import folder as folders
-from app.sources import load
+from app.datasets import folder as folders
+from app.datasets import load
 from common import losses, masks, scores
 
 import numpy as np

@@ -4,8 +4,9 @@ import functools
 import os
 import pathlib
 
+from app import photos
 from app.cli import InputError
-from app.photos import photos, png
+from app.predict import png
 
 import cv2
 import numpy as np

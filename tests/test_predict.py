@@ -6,9 +6,9 @@ import subprocess
 import sys
 import weakref
 
-from app import files, models
-from app.photos import cutout, journal, network, photos, png, predict
-from app.sources import load, synthetic
+from app import files, models, photos
+from app.datasets import load, synthetic
+from app.predict import cutout, journal, network, png, predict
 from common import masks, scores
 
 import cv2

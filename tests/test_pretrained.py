@@ -1,9 +1,8 @@
 """The recipes with a pretrained encoder: weights are loaded, and the right ones train."""
 
-from app import files
+from app import encoders, files, flags
 from app.cli import InputError
-from app.sources import synthetic
-from app.training import encoders, flags
+from app.datasets import synthetic
 
 import fcn_vgg16
 import h5py

@@ -7,9 +7,8 @@ import socket
 import sys
 import time
 
-from app import device, processes
+from app import device, processes, report
 from app.cli import InputError
-from app.training import report
 
 import numpy as np
 import pytest

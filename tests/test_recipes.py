@@ -7,9 +7,8 @@ import re
 import subprocess
 import sys
 
-from app import files, processes
-from app.sources import load, synthetic
-from app.training import flags, report, runs
+from app import files, flags, processes, report, runs
+from app.datasets import load, synthetic
 from common import masks
 
 import fcn_vgg16
@@ -24,7 +23,7 @@ from PIL import Image
 ONE_AT_A_TIME = """
 import sys
 sys.path.insert(0, "recipes")
-from app.training import runs
+from app import runs
 import tensorflow as tf
 import unet_scratch
 runs.start("unet_scratch", "", unet_scratch.build_model, epochs=1, batch_size=8, learning_rate=0.1)

@@ -13,8 +13,8 @@ import sys
 import tempfile
 import time
 
+from app import checkpoint, report
 from app.cli import InputError
-from app.training import report, state
 
 import fcn_vgg16
 import keras
@@ -239,7 +239,7 @@ def test_changed_flags_are_refused(command_line, interrupted, tmp_path):
         status, _, err = resume(command_line, interrupted, tmp_path, *flags)
         assert status == 2 and err.count("\n") == 1 and words in err, err
     with pytest.raises(InputError, match="of another network"):
-        state.assign(unet_scratch.build_model(32, 3).variables, [np.zeros(3)])
+        checkpoint.assign(unet_scratch.build_model(32, 3).variables, [np.zeros(3)])
 
 
 @pytest.mark.parametrize(
@@ -253,9 +253,9 @@ def test_changed_flags_are_refused(command_line, interrupted, tmp_path):
 )
 def test_a_damaged_state_falls_back_to_the_previous_one(command_line, interrupted, tmp_path, spoil):
     shutil.copytree(interrupted, tmp_path / "output")
-    path = tmp_path / "output" / state.NAME
+    path = tmp_path / "output" / checkpoint.NAME
     path.write_bytes(spoil(path.read_bytes()))
-    before = len(json.loads(str(np.load(tmp_path / "output" / state.PREVIOUS)["facts"]))["rows"])
+    before = len(json.loads(str(np.load(tmp_path / "output" / checkpoint.PREVIOUS)["facts"]))["rows"])
     status, out, err = resume(command_line, interrupted, tmp_path)
     assert (status, err) == (0, "")
     assert "state.npz is damaged" in out and f"resuming after epoch {before}" in out
@@ -264,7 +264,7 @@ def test_a_damaged_state_falls_back_to_the_previous_one(command_line, interrupte
 
 def test_no_readable_state(command_line, interrupted, tmp_path):
     shutil.copytree(interrupted, tmp_path / "output")
-    for name in (state.NAME, state.PREVIOUS):
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (tmp_path / "output" / name).write_bytes(b"damaged")
     status, _, err = resume(command_line, interrupted, tmp_path)
     assert status == 2 and err.count("\n") == 1 and "start again without --resume" in err
@@ -304,7 +304,7 @@ def test_a_full_file_system(interrupted, tmp_path):
         assert full.returncode == 1 and full.stderr.count("\n") == 1, full.stderr
         assert "No space left" in full.stderr
         check_whole(output)
-        assert state.last(output) is not None
+        assert checkpoint.last(output) is not None
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
@@ -313,19 +313,19 @@ def test_a_full_file_system(interrupted, tmp_path):
 def test_weights_become_unwritable(command_line, monkeypatch, tmp_path):
     """weights/ is deleted during the run and replaced by a file, into which not even root can write."""
     weights = tmp_path / "weights"
-    save = state.save
+    save = checkpoint.save
 
     def save_and_take_away(*args):
         save(*args)
         shutil.rmtree(weights)
         weights.write_text("no folder any more")
 
-    monkeypatch.setattr(state, "save", save_and_take_away)
-    monkeypatch.setattr("app.training.flags.ROOT", tmp_path)
+    monkeypatch.setattr(checkpoint, "save", save_and_take_away)
+    monkeypatch.setattr("app.flags.ROOT", tmp_path)
     flags = ("--data", "synthetic", "--image-size", 32, "--epochs", 6, "--batch-size", 8, "--limit", 16)
     status, _, err = command_line(unet_scratch, *flags)
     assert status == 1 and err.count("\n") == 1 and "weights" in err, err
-    assert state.last(tmp_path / "output" / "unet_scratch-synthetic") is not None
+    assert checkpoint.last(tmp_path / "output" / "unet_scratch-synthetic") is not None
 
 
 def test_keras_backup_and_restore_loses_the_random_state(tmp_path):
@@ -362,4 +362,4 @@ def test_resume_in_a_new_folder_starts_a_run(command_line, tmp_path, recipe):
         flags += ("--frozen-epochs", 1)
     status, out, err = command_line(recipe, *flags, "--output", tmp_path / name, "--resume")
     assert (status, err) == (0, "") and "no epoch is finished yet" in out
-    assert not (tmp_path / name / state.NAME).exists() and not (tmp_path / name / ".running").exists()
+    assert not (tmp_path / name / checkpoint.NAME).exists() and not (tmp_path / name / ".running").exists()

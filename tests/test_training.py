@@ -1,8 +1,8 @@
 """The loss, the optimizer and the learning rate schedule."""
 
+from app.checkpoint import State
 from app.cpu import optimizer
-from app.training.recorder import Recorder
-from app.training.state import State
+from app.recorder import Recorder
 from common import losses, scores
 
 import keras

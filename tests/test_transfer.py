@@ -2,9 +2,8 @@
 
 import json
 
-from app import models
-from app.sources import synthetic
-from app.training import report, transfer
+from app import models, report, transfer
+from app.datasets import synthetic
 
 import keras
 import numpy as np

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 
-from app.photos import video
+from app.predict import video
 
 import av
 import numpy as np

@@ -39,7 +39,7 @@ def train(name: str, seed: str, flags: list[str]) -> None:
 
 def table(folder: pathlib.Path) -> str:
     """A Markdown table of the best validation epoch of each run in a folder, both seeds of a variant in one cell."""
-    from app.training import report
+    from app import report
 
     lines = ["| | pixel accuracy | mean IoU |", "|---|---|---|"]
     for name in VARIANTS:
@@ -61,7 +61,7 @@ def main() -> None:
         for seed in SEEDS:
             subprocess.run([sys.executable, __file__, name, str(seed), *sys.argv[1:]], check=True)
 
-    from app.training import report
+    from app import report
 
     report.comparison(OUTPUT)
     print(table(OUTPUT))

@@ -137,7 +137,7 @@ def side_by_side(set_up, *arguments) -> list[Measured]:
 
 def pipeline(is_plain, size):
     """Training batches from as many photos as the training split of Oxford-IIIT Pet."""
-    from app.sources import synthetic
+    from app.datasets import synthetic
     from common import data
 
     import plain
@@ -255,7 +255,7 @@ def operations(model) -> int:
 def inference(is_plain, batch_size):
     """Class probabilities of 224 px photos with the shipped weights."""
     from app import files
-    from app.photos import network
+    from app.predict import network
 
     import keras
     import numpy as np
@@ -285,7 +285,7 @@ def inference(is_plain, batch_size):
 
 def draw(path, width, height):
     """Writes a drawn pet with camera noise, so that it compresses like a photo."""
-    from app.sources import synthetic
+    from app.datasets import synthetic
 
     import cv2
     import numpy as np
@@ -297,8 +297,8 @@ def draw(path, width, height):
 
 def predict_photos(is_plain, width, height):
     """From photos to files with the shipped weights: mask, overlay and cutout of each."""
-    from app import files
-    from app.photos import network, photos, predict
+    from app import files, photos
+    from app.predict import network, predict
 
     import plain
     import unet_mobilenetv2
@@ -328,8 +328,8 @@ def predict_photos(is_plain, width, height):
 
 def mask_rcnn(is_plain, width, height):
     """From photo to files, around a network with 100 detections, 20 of them above the threshold."""
-    from app.detection import detector, instances, label_map
-    from app.photos import photos
+    from app import photos
+    from app.detect import detector, instances, label_map
 
     import cv2
     import mask_rcnn_hub

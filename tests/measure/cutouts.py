@@ -23,9 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
-from app import files
-from app.photos import cutout, network, photos
-from app.sources import folder, labels
+from app import files, photos
+from app.datasets import folder, labels
+from app.predict import cutout, network
 from common import scores
 
 import unet_mobilenetv2

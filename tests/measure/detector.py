@@ -30,7 +30,7 @@ PUBLISHED = {"box_ap": 0.390, "mask_ap": 0.346}  # on COCO 2017: the model's pag
 
 def composed(read: list, number: int):
     """The composed photo with this number; `read` are functions that give the photos to compose."""
-    from app.detection import scenes
+    from app.detect import scenes
 
     rng = np.random.default_rng([19, number])
 
@@ -47,8 +47,8 @@ def speed(model: str, later: int) -> dict[str, float]:
     """Seconds of the load, of the first photo and of the later ones (median), and the peak of the memory in GB."""
     import resource  # Linux and macOS only
 
-    from app.detection import detector
-    from app.photos import photos
+    from app import photos
+    from app.detect import detector
 
     photo = photos.read(ROOT / "resources" / "photos" / "cat.jpg")
     began = time.perf_counter()
@@ -64,9 +64,9 @@ def speed(model: str, later: int) -> dict[str, float]:
 
 def scores(model: str, pets: str, split: str, folders: list[str]) -> dict[str, dict]:
     """Average precisions on photos and composed photos; false alarms and photos of each folder."""
-    from app.detection import detector, precision, sources
-    from app.photos import photos
-    from app.sources import synthetic
+    from app import photos
+    from app.datasets import synthetic
+    from app.detect import detector, precision, sources
 
     detect_all = detector.from_saved_model((model,))
 

@@ -16,9 +16,9 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
 from app import files
-from app.photos import cutout, network
-from app.sources import folder, labels
-from app.sources.labels import BACKGROUND, BORDER, PET
+from app.datasets import folder, labels
+from app.datasets.labels import BACKGROUND, BORDER, PET
+from app.predict import cutout, network
 from common import scores
 
 import cv2

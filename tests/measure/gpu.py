@@ -35,7 +35,7 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
     """One case, in this process."""
     sys.path.insert(0, str(benchmark.ROOT / "recipes"))
     from app import backend, device, processes
-    from app.sources import load
+    from app.datasets import load
     from common import losses, scores
 
     import keras

@@ -83,7 +83,7 @@ def segment_and_save(model: keras.Model, class_names, photo_path, folder) -> Non
 
 def main() -> None:
     """Trains one step on drawn pets, to time program start-up."""
-    from app.sources import synthetic
+    from app.datasets import synthetic
 
     import tensorflow_datasets  # noqa: F401  what a tutorial imports at its top
     import unet_scratch

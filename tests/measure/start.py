@@ -50,9 +50,8 @@ def write(pets: pathlib.Path, folder: pathlib.Path, classes: str, photos: int) -
 
 def score_untrained(folder: pathlib.Path) -> float:
     """The mean IoU of the shipped weights as they are."""
-    from app import files, models
-    from app.sources import load
-    from app.training import report
+    from app import files, models, report
+    from app.datasets import load
 
     import keras
     import unet_mobilenetv2

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from app.cli import InputError
-from app.sources import folder, pets, synthetic
+from app.datasets import folder, pets, synthetic
 from common import data as pipelines
 
 import tensorflow as tf

@@ -6,7 +6,7 @@ covered with fur and shaded. Most backgrounds have clutter in the same fur and c
 threshold does not get far: a network has to learn shapes.
 """
 
-from app.sources import Source
+from app.datasets import Source
 from common.scores import TRIMAP
 
 import cv2

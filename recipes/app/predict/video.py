@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from app.cli import InputError
 from app.files import replacing
-from app.photos import cutout
-from app.photos.network import Network, batches
+from app.predict import cutout
+from app.predict.network import Network, batches
 
 import av
 import cv2

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from app import cli, device, files
-from app.detection import detector, export, instances, label_map, network, precision, report, scenes, sources
-from app.sources import check, pets, synthetic
-from app.training import encoders, flags, state
-from app.training.report import versions, write_history
+from app import checkpoint, cli, device, encoders, files, flags
+from app.datasets import check, pets, synthetic
+from app.detect import detector, export, instances, label_map, network, precision, report, scenes, sources
+from app.report import versions, write_history
 
 import numpy as np
 import tensorflow as tf
@@ -111,7 +110,7 @@ class Run:
           step: takes a step on a batch, and returns the losses.
           optimizer: averages the weights (use_ema).
         """
-        lock, settings = state.Lock(self.output), self._settings()
+        lock, settings = checkpoint.Lock(self.output), self._settings()
         was_interrupted = lock.acquire()
         if self.config["resume"] and not was_interrupted and (self.output / "metrics.json").exists():
             lock.release()
@@ -144,7 +143,7 @@ class Run:
             if row[SCORE] >= self.best:
                 self.best = float(row[SCORE])
                 self._export(detect_all)
-            state.assign(model.trainable_variables, own)
+            checkpoint.assign(model.trainable_variables, own)
             self.seconds += time.perf_counter() - began
             self._save(keep, settings)
             shown = ", ".join(f"{name} {self.rows[-1][name]:.3f}" for name in ("loss", "val_box_ap", "val_mask_ap"))
@@ -156,21 +155,21 @@ class Run:
 
     def _settings(self) -> dict[str, Any]:
         facts = {"images": self.source.counts, "classes": self.source.categories}
-        return {name: self.config[name] for name in state.FLAGS if name in self.config} | facts
+        return {name: self.config[name] for name in checkpoint.FLAGS if name in self.config} | facts
 
     def _resume(self, keep: SimpleNamespace, settings: dict[str, Any]) -> None:
         if not self.config["resume"]:
-            state.remove(self.output)
+            checkpoint.remove(self.output)
             return
-        interrupted = state.last(self.output)
+        interrupted = checkpoint.last(self.output)
         if interrupted:
-            state.check(interrupted.facts["about"], settings)
+            checkpoint.check(interrupted.facts["about"], settings)
             facts = interrupted.facts
             self.rows, self.best, self.seconds = facts["rows"], facts["best"], facts["seconds"]
             if not (self.model_path / "saved_model.pb").exists():
                 self.best = -math.inf  # it was deleted: that of the next epoch is the best
-            state.assign(keep.variables, interrupted.model)
-            state.assign(keep.optimizer.variables, interrupted.optimizer)
+            checkpoint.assign(keep.variables, interrupted.model)
+            checkpoint.assign(keep.optimizer.variables, interrupted.optimizer)
         done = len(self.rows)
         print(f"resuming after epoch {done}" if done else "no epoch is finished yet; starting", flush=True)
 
@@ -178,7 +177,7 @@ class Run:
         (self.output / "metrics.json").unlink(missing_ok=True)  # of an earlier run
         write_history(self.output / "history.csv", self.rows)
         facts = {"about": settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
-        state.save(self.output, keep, facts)
+        checkpoint.save(self.output, keep, facts)
 
     def _export(self, detect_all: Callable) -> None:
         """Writes the SavedModel and its label map."""
@@ -216,7 +215,7 @@ class Run:
         files.write_json(self.output / "metrics.json", metrics)
         pictures = report.pictures(self.output, self.source, detect)
         self.lock.release()
-        state.remove(self.output)
+        checkpoint.remove(self.output)
         report.print_table(metrics["test"], self.model_path, pictures)
 
 

@@ -3,7 +3,7 @@
 import pathlib
 
 from app.cli import InputError, print_table
-from app.sources import folder
+from app.datasets import folder
 
 import numpy as np
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from app.cli import InputError
-from app.detection import saved_models, scenes
-from app.detection.instances import Instance
-from app.photos import matting
+from app.detect import saved_models, scenes
+from app.detect.instances import Instance
+from app.predict import matting
 
 import cv2
 import numpy as np

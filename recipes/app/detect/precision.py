@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
-from app.detection import instances, scenes
+from app.detect import instances, scenes
 
 import numpy as np
 from pycocotools import mask as coco_masks

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from app import backend, device, files, processes
-from app.photos import predict
-from app.sources import check, load
-from app.training import encoders, flags, recorder, report, state, transfer
+from app import backend, checkpoint, device, encoders, files, flags, processes, recorder, report, transfer
+from app.datasets import check, load
+from app.predict import predict
 from common.data import Data
 
 import keras
@@ -64,7 +63,7 @@ def start(
     if not (team.is_first and sys.stdout.isatty()):
         keras.utils.disable_interactive_logging()  # no progress bars in a log; the recorder prints its epochs there
     config = {"recipe": recipe, **vars(args)}
-    team.agree({name: config[name] for name in ("recipe", "resume", *state.FLAGS) if name in config})
+    team.agree({name: config[name] for name in ("recipe", "resume", *checkpoint.FLAGS) if name in config})
     backend.distribute(args.batch_size)
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
@@ -135,8 +134,8 @@ class Run:
             if self.trained.is_for(data.class_names):
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
         print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts}{start} | {self.device}", flush=True)
-        settings = {name: self.config[name] for name in state.FLAGS if name in self.config}
-        settings |= {"precision": keras.config.dtype_policy().name, state.BACKEND: keras.config.backend()}
+        settings = {name: self.config[name] for name in checkpoint.FLAGS if name in self.config}
+        settings |= {"precision": keras.config.dtype_policy().name, checkpoint.BACKEND: keras.config.backend()}
         settings |= {"images": data.counts, "classes": list(data.class_names)}
         self.recorder, self.lock = recorder.begin(
             self.output, self.model_path, data.class_names, settings, self.team, self.config["resume"]
@@ -170,7 +169,7 @@ class Run:
             },
             "device": self.device,
             "config": self.config,
-            "versions": report.versions(tf, keras, np, matplotlib) | {state.BACKEND: keras.config.backend()},
+            "versions": report.versions(tf, keras, np, matplotlib) | {checkpoint.BACKEND: keras.config.backend()},
         }
         files.write_json(self.output / "metrics.json", metrics)
         pictures = report.mosaics(self.output, examples, data.class_names, f"{self.recipe} on {self.data}")
@@ -178,7 +177,7 @@ class Run:
         if self.output.parent == files.ROOT / "output":
             pictures += report.comparison(self.output.parent)
         self.lock.release()
-        state.remove(self.output)
+        checkpoint.remove(self.output)
         report.print_table(metrics, self.model_path, self._predict_command(), pictures)
 
     def _predict_command(self) -> str:

@@ -11,7 +11,7 @@ import functools
 import pathlib
 
 from app.cli import InputError
-from app.sources import Example, Layout, labels
+from app.datasets import Example, Layout, labels
 from common.scores import TRIMAP
 
 

@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from app import photos
 from app.cli import InputError, listed
-from app.detection import scenes
-from app.photos import photos
-from app.sources import Example, coco, folder, labels, pets
+from app.datasets import Example, coco, folder, labels, pets
+from app.detect import scenes
 from common import data
 from common.scores import TRIMAP
 

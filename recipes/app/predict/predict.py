@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from app import device
+from app import device, photos
 from app.cli import InputError
 from app.files import shown
-from app.photos import cutout, journal, network, photos, png, video
+from app.predict import cutout, journal, network, png, video
 from common import masks
 
 import keras

@@ -3,8 +3,8 @@
 import pathlib
 from collections.abc import Callable, Sequence
 
-from app.detection import network
-from app.detection.detector import COARSE, PHOTO
+from app.detect import network
+from app.detect.detector import COARSE, PHOTO
 
 import numpy as np
 import tensorflow as tf

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from app import cli, files
-from app.detection import instances, precision, scenes, sources
-from app.training.report import read_history
+from app.detect import instances, precision, scenes, sources
+from app.report import read_history
 from common import plots
 
 import matplotlib.pyplot as plt

@@ -7,7 +7,7 @@ import functools
 import warnings
 from collections.abc import Callable
 
-from app.detection import scenes
+from app.detect import scenes
 
 import keras
 import numpy as np

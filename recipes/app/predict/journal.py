@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from app import files
 from app.cli import print_table
-from app.photos.photos import Item
+from app.photos import Item
 
 import numpy as np
 

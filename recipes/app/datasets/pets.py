@@ -6,7 +6,7 @@ import sys
 
 from app import download
 from app.cli import InputError, one_line
-from app.sources import Source
+from app.datasets import Source
 from common.scores import TRIMAP
 
 import requests

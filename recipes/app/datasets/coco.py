@@ -9,9 +9,9 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from app import photos
 from app.cli import InputError, one_line
-from app.photos import photos
-from app.sources import labels
+from app.datasets import labels
 
 import numpy as np
 from pycocotools import mask as coco_masks

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 
 from app.cli import InputError, Parser, positive, whole
+from app.datasets import pets
 from app.files import ROOT, check_writable, shipped
 from app.models import SIZE_STEP
-from app.sources import pets
 
 TRAINED_FACTOR = 0.3  # of the learning rate with --weights; a recipe with frozen epochs lowers it after them itself
 BACKBONE_WEIGHTS = "imagenet (default: from weights/, downloaded the first time), none, or a file"

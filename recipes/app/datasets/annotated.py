@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 
 from app.cli import InputError
-from app.sources import Example, Layout, coco, labels
+from app.datasets import Example, Layout, coco, labels
 
 ROBOFLOW = "_annotations.coco.json"
 SPLIT = re.compile(r"(?:.*[\W_])?(train|val|test)(?:id|idation)?\d*", re.IGNORECASE)

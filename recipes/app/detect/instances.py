@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.detection import scenes
+from app.detect import scenes
 
 import cv2
 import matplotlib

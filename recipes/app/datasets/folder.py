@@ -8,9 +8,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from app import photos
 from app.cli import InputError, listed
-from app.photos import photos
-from app.sources import Example, Layout, Source, annotated, labels, masked
+from app.datasets import Example, Layout, Source, annotated, labels, pairs
 
 import numpy as np
 import tensorflow as tf
@@ -149,9 +149,9 @@ def checked(folder: pathlib.Path, seed: int = 0) -> Survey:
 
 
 def _layout(folder: pathlib.Path) -> Layout:
-    masks, annotations = masked.find(folder), annotated.find(folder)
+    masks, annotations = pairs.find(folder), annotated.find(folder)
     if masks and (folder / "images").is_dir():
-        layout = masked.read(folder, masks)
+        layout = pairs.read(folder, masks)
         choice = f"not read, the masks in {masks.name}/ are taken; to train on annotations, remove {masks.name}/"
         return layout._replace(remarks=[*(f"{path}: {choice}" for path in annotations), *layout.remarks])
     if annotations:

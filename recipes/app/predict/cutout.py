@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.photos import matting
+from app.predict import matting
 from common import masks, scores
 
 import cv2

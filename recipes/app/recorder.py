@@ -8,10 +8,9 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any
 
-from app import files, models
+from app import checkpoint, files, models, report
 from app.cli import InputError
 from app.processes import Processes
-from app.training import report, state
 
 import keras
 import numpy as np
@@ -42,7 +41,7 @@ class Recorder(keras.callbacks.Callback):
         settings: dict[str, Any],
         *,
         is_first: bool = True,
-        interrupted: state.State | None = None,
+        interrupted: checkpoint.State | None = None,
     ):
         super().__init__()
         self.folder, self.model_path, self.class_names = folder, model_path, class_names
@@ -61,11 +60,11 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.interrupted and self.finished_epochs < self.params["epochs"]:
-            state.assign(self.model.variables, self.interrupted.model)
+            checkpoint.assign(self.model.variables, self.interrupted.model)
             # Not the optimizer state of an earlier `fit`, which trained other weights.
             if self.interrupted.facts.get("last_epoch", self.params["epochs"]) == self.params["epochs"]:
                 self.model.optimizer.build(self.model.trainable_variables)
-                state.assign(self.model.optimizer.variables, self.interrupted.optimizer)
+                checkpoint.assign(self.model.optimizer.variables, self.interrupted.optimizer)
             self.interrupted = None
         self.began = time.perf_counter()
 
@@ -99,7 +98,7 @@ class Recorder(keras.callbacks.Callback):
         # Last, so that an epoch counts as finished only when all of it is written.
         facts = {"about": self.settings, "rows": self.rows, "best": self.best, "seconds": self.seconds}
         facts |= {"training_seconds": self.training_seconds, "last_epoch": self.params["epochs"]}
-        state.save(self.folder, self.model, facts)
+        checkpoint.save(self.folder, self.model, facts)
         if not self.has_progress_bars:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in self.rows[-1].items() if name != "epoch")
             print(f"epoch {epoch + 1}/{self.params['epochs']}: {now - self.epoch_began:.0f} s, {scores}", flush=True)
@@ -112,7 +111,7 @@ def begin(
     settings: dict[str, Any],
     team: Processes,
     resume: bool,
-) -> tuple[Recorder, state.Lock | None]:
+) -> tuple[Recorder, checkpoint.Lock | None]:
     """Creates the recorder and, in the first process, locks the folder; with `resume` it continues the run there.
 
     Ends the program if that run is finished.
@@ -122,16 +121,16 @@ def begin(
     """
     lock, is_finished = None, False
     if team.is_first:
-        lock = state.Lock(folder)
+        lock = checkpoint.Lock(folder)
         was_interrupted = lock.acquire()
         is_finished = resume and not was_interrupted and (folder / "metrics.json").exists()
         files.remove_leftovers(folder)
         files.remove_leftovers(model_path.parent)
         if not resume:
-            state.remove(folder)
-    interrupted = state.last(folder) if resume else None
+            checkpoint.remove(folder)
+    interrupted = checkpoint.last(folder) if resume else None
     if interrupted:
-        state.check(interrupted.facts["about"], settings)
+        checkpoint.check(interrupted.facts["about"], settings)
         if not zipfile.is_zipfile(model_path):
             # The model was deleted or damaged: that of the next epoch is the best.
             interrupted = interrupted._replace(facts={**interrupted.facts, "best": -math.inf})
