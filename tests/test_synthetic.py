@@ -1,7 +1,7 @@
 import time
 
 from app.datasets import synthetic
-from app.datasets.synthetic import BACKGROUND, BORDER, PET
+from common.scores import BACKGROUND, BORDER, PET
 
 import cv2
 import numpy as np

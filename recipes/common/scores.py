@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-TRIMAP = ("pet", "background", "border")  # class ids 0, 1, 2; the border is a band along the pet's outline
+TRIMAP = ("pet", "background", "border")  # names of the classes; the border is a band along the pet's outline
+PET, BACKGROUND, BORDER = range(3)  # their ids
 INTEGER = keras.backend.standardize_dtype("int")  # int32 on JAX, int64 on TensorFlow, which keeps no int32 on a GPU
 CARRY = 2**20  # pixels that are carried from the first number of a count to the second
 

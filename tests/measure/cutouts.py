@@ -79,9 +79,9 @@ def hairy(read: Iterator[tuple[np.ndarray, np.ndarray]], others: list[pathlib.Pa
     import pymatting
 
     for number, (image, trimap) in enumerate(read):
-        if (trimap == labels.BORDER).mean() < HAIRY or len(np.unique(trimap)) < 3:
+        if (trimap == scores.BORDER).mean() < HAIRY or len(np.unique(trimap)) < 3:
             continue
-        known = np.select([trimap == labels.PET, trimap == labels.BACKGROUND], [1.0, 0.0], 0.5)
+        known = np.select([trimap == scores.PET, trimap == labels.BACKGROUND], [1.0, 0.0], 0.5)
         opacity = pymatting.estimate_alpha_cf(image / 255, known)
         pet = 255 * pymatting.estimate_foreground_ml(image / 255, opacity)
         yield compose(pet.astype(np.float32), opacity.astype(np.float32), photos.read(others[number % len(others)]))

@@ -17,9 +17,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
 from app import files
 from app.datasets import folder, labels
-from app.datasets.labels import BACKGROUND, BORDER, PET
 from app.predict import cutout, network
 from common import scores
+from common.scores import BACKGROUND, BORDER, PET
 
 import cv2
 import numpy as np

@@ -42,3 +42,17 @@ class Layout(NamedTuple):
     remarks: list[str]  # harmless oddities
     instances: collections.Counter | None = None  # of each class, if the labels are drawn from annotations
     categories: dict[int, str] | None = None  # of the annotations, names by id
+
+
+class Scene(NamedTuple):
+    """A photo and its instances."""
+
+    image: np.ndarray  # uint8 [H, W, 3]
+    classes: np.ndarray  # int32 [n], from 1
+    masks: np.ndarray  # bool [n, H, W]; they may overlap
+    crowd: np.ndarray | None = None  # bool [H, W], where instances are not told apart; None: nowhere
+
+
+def empty_scene(image: np.ndarray) -> Scene:
+    """A photo, uint8 [H, W, 3], without instances."""
+    return Scene(image, np.zeros(0, np.int32), np.zeros((0, *image.shape[:2]), bool))

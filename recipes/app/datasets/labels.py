@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from app.cli import InputError
+from common.scores import BACKGROUND, PET
 
 import cv2
 import numpy as np
@@ -11,7 +12,6 @@ from PIL import Image
 
 IGNORED = 255  # the label of pixels that count neither in the loss nor in a score
 MOST_CLASSES = 255
-PET, BACKGROUND, BORDER = range(3)  # of a trimap
 IGNORE_LINE = re.compile(r"255\b|ignored?\W*(255)?\W*$", re.IGNORECASE)
 
 

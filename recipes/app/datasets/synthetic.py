@@ -7,13 +7,12 @@ threshold does not get far: a network has to learn shapes.
 """
 
 from app.datasets import Source
-from common.scores import TRIMAP
+from common.scores import BACKGROUND, BORDER, PET, TRIMAP
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
-PET, BACKGROUND, BORDER = range(3)  # as in TRIMAP
 COUNTS = {"train": 1600, "test": 400}
 SPLITS = tuple(COUNTS)
 

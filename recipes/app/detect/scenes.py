@@ -5,7 +5,8 @@ Segmentation, CVPR 2021, section 3.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+
+from app.datasets import Scene, empty_scene
 
 import cv2
 import numpy as np
@@ -19,15 +20,6 @@ MOST_ENLARGED = 2.0  # times; a photo also until it fits
 LEAST_VISIBLE = 0.2  # of an instance: with less it is left out
 DECOY = 0  # the class of decoys
 MASK_SIDE = 56  # pixels of the masks to learn, twice as many as the network gives
-
-
-class Scene(NamedTuple):
-    """A photo and its instances."""
-
-    image: np.ndarray  # uint8 [H, W, 3]
-    classes: np.ndarray  # int32 [n], from 1
-    masks: np.ndarray  # bool [n, H, W]; they may overlap
-    crowd: np.ndarray | None = None  # bool [H, W], where instances are not told apart; None: nowhere
 
 
 def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -55,7 +47,7 @@ def prepare(scene: Scene, side: int) -> Scene:
 
 def erase(rng: np.random.Generator, scene: Scene) -> Scene:
     """A photo without its instances: what is around them is drawn into their place."""
-    return nothing(_fill(rng, scene.image, scene.masks.any(0)))
+    return empty_scene(_fill(rng, scene.image, scene.masks.any(0)))
 
 
 def _fill(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -67,11 +59,6 @@ def _fill(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.n
     filled = cv2.resize(cv2.inpaint(small, small_hole, 3, cv2.INPAINT_TELEA), (width, height))
     filled = np.clip(filled + rng.normal(0, 6, filled.shape), 0, 255).astype(np.uint8)
     return np.where(hole[..., None] > 0, filled, image)
-
-
-def nothing(image: np.ndarray) -> Scene:
-    """A photo, uint8 [H, W, 3], in which there is nothing to find."""
-    return Scene(image, np.zeros(0, np.int32), np.zeros((0, *image.shape[:2]), bool))
 
 
 def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Generator], Scene], side: int) -> Scene:

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from app import photos
 from app.cli import InputError, listed
-from app.datasets import Example, coco, folder, labels, pets
-from app.detect import scenes
+from app.datasets import Example, Scene, coco, empty_scene, folder, labels, pets
 from common import data
-from common.scores import TRIMAP
+from common.scores import PET, TRIMAP
 
 import numpy as np
 import tensorflow as tf
@@ -23,9 +22,9 @@ class Source(NamedTuple):
 
     categories: dict[int, str]  # names by id
     most_instances: int  # in one photo
-    train: list[Callable[[], scenes.Scene]]
-    validation: list[Callable[[], scenes.Scene]]
-    test: list[Callable[[], scenes.Scene]]
+    train: list[Callable[[], Scene]]
+    validation: list[Callable[[], Scene]]
+    test: list[Callable[[], Scene]]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -106,22 +105,22 @@ def _with_instances(path: pathlib.Path, found: folder.Survey) -> dict[int, str]:
     return {number: name for number, name in found.layout.categories.items() if name in names}
 
 
-def annotated_scene(numbers: dict[str, int], example: Example) -> scenes.Scene:
+def annotated_scene(numbers: dict[str, int], example: Example) -> Scene:
     """A photo with COCO annotations; `numbers` are the classes by name."""
     known: list[coco.Annotation] = [one for one in example.annotations if one.name in numbers]
     single, crowds = ([one for one in known if one.is_crowd == is_crowd] for is_crowd in (False, True))
     image = photos.read(example.image)
     masks = np.stack([one.mask() for one in single]) if single else np.zeros((0, *image.shape[:2]), bool)
     crowd = np.any([one.mask() for one in crowds], axis=0) if crowds else None
-    return scenes.Scene(image, np.array([numbers[one.name] for one in single], np.int32), masks, crowd)
+    return Scene(image, np.array([numbers[one.name] for one in single], np.int32), masks, crowd)
 
 
-def _trimap_scene(found: folder.Survey, example: Example) -> scenes.Scene:
+def _trimap_scene(found: folder.Survey, example: Example) -> Scene:
     image, label = found.read(example)
     return pet_scene(image, label, is_cat=example.image.stem[0].isupper())  # as Oxford names the breeds
 
 
-def pet_scene(image: np.ndarray, label: np.ndarray, is_cat: bool) -> scenes.Scene:
+def pet_scene(image: np.ndarray, label: np.ndarray, is_cat: bool) -> Scene:
     """A photo of one pet: what is closer to the pet of a trimap than to its background.
 
     Args:
@@ -129,6 +128,6 @@ def pet_scene(image: np.ndarray, label: np.ndarray, is_cat: bool) -> scenes.Scen
       label: uint8 [H, W], 0 = pet, 1 = background, 2 = border.
       is_cat: False for a dog.
     """
-    if not (label == labels.PET).any():
-        return scenes.nothing(image)
-    return scenes.Scene(image, np.array([1 if is_cat else 2], np.int32), labels.inside_outline(label)[np.newaxis])
+    if not (label == PET).any():
+        return empty_scene(image)
+    return Scene(image, np.array([1 if is_cat else 2], np.int32), labels.inside_outline(label)[np.newaxis])

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from app import checkpoint, cli, device, encoders, files, flags
-from app.datasets import check, pets, synthetic
+from app.datasets import Scene, check, empty_scene, pets, synthetic
 from app.detect import detector, export, instances, label_map, network, precision, report, scenes, sources
 from app.report import versions, write_history
 
@@ -89,17 +89,17 @@ class Run:
         )
         self.rows, self.best, self.seconds = [], -math.inf, 0.0
 
-    def draw(self, number: int) -> scenes.Scene:
+    def draw(self, number: int) -> Scene:
         """The scene with this number, composed of training photos; it depends on the number and the seed alone."""
         rng = np.random.default_rng([self.config["seed"], number])
         base = self._draw_photo(rng)
         if rng.random() < NOTHING:
             is_drawn = rng.random() < DRAWN
             image = synthetic.draw_background(rng, self.image_size) if is_drawn else None
-            base = scenes.nothing(image) if is_drawn else scenes.erase(rng, base)
+            base = empty_scene(image) if is_drawn else scenes.erase(rng, base)
         return scenes.compose(rng, base, self._draw_photo, self.image_size)
 
-    def _draw_photo(self, rng: np.random.Generator) -> scenes.Scene:
+    def _draw_photo(self, rng: np.random.Generator) -> Scene:
         return self._read(int(rng.integers(len(self.source.train))))
 
     def fit(self, model: tf_keras.Model, step: Callable, optimizer: tf_keras.optimizers.Optimizer) -> None:
