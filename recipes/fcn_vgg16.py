@@ -98,15 +98,7 @@ def bilinear_kernel(factor: int, num_classes: int) -> np.ndarray:
 
 @cli.program()
 def main() -> None:
-    run = runs.start(
-        "fcn_vgg16",
-        __doc__,
-        build_model,
-        epochs=EPOCHS,
-        batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
-        encoder=encoders.VGG16,
-    )
+    run = runs.start("fcn_vgg16", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE, encoders.VGG16)
     data = run.load_data()
     num_classes = len(data.class_names)
     model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))

@@ -44,10 +44,11 @@ def main() -> None:
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
     )
-    detections = max(DETECTIONS, run.source.most_instances)
+    data = training.load_data(run)
+    detections = max(DETECTIONS, data.max_instances)
     task = network.task(
         run.image_size,
-        1 + len(run.source.categories),
+        1 + len(data.categories),
         filters=FILTERS,
         proposals=max(PROPOSALS, 2 * detections),
         detections=detections,
@@ -55,15 +56,15 @@ def main() -> None:
     )
     model = task.build_model()
     network.start_from_imagenet(model, run.encoder_weights)
-    steps = run.epochs * run.steps_per_epoch
+    steps = run.epochs * data.steps_per_epoch
     warm_up = min(WARM_UP, steps // 5)
     learning_rate = tf_keras.optimizers.schedules.CosineDecay(
         0.0, steps - warm_up, warmup_target=run.learning_rate, warmup_steps=warm_up
     )
     averaging = max(0.0, min(AVERAGING, 1 - 10 / steps))
     optimizer = tf_keras.optimizers.Adam(learning_rate, global_clipnorm=10.0, use_ema=True, ema_momentum=averaging)
-    run.fit(model, network.train_step(task, model, optimizer), optimizer)
-    run.report()
+    training.fit(run, data, model, network.train_step(task, model, optimizer), optimizer)
+    training.report(run, data)
 
 
 if __name__ == "__main__":

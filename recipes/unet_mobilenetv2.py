@@ -80,29 +80,24 @@ def set_encoder_trainable(model: keras.Model, trainable: bool) -> None:
 @cli.program()
 def main() -> None:
     run = runs.start(
-        "unet_mobilenetv2",
-        __doc__,
-        build_model,
-        epochs=EPOCHS,
-        batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
-        frozen_epochs=FROZEN_EPOCHS,
-        encoder=encoders.MOBILENETV2,
+        "unet_mobilenetv2", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE, encoders.MOBILENETV2, FROZEN_EPOCHS
     )
     data = run.load_data()
     num_classes = len(data.class_names)
     model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))
-    # (first epoch, last epoch, peak learning rate, whether the encoder is trained)
-    stages = [(0, run.frozen_epochs, run.learning_rate, False)]
-    stages += [(run.frozen_epochs, run.epochs, run.learning_rate * FINE_TUNE_FACTOR, True)]
-    if not run.has_trained_encoder:  # a random encoder is trained from the start
-        stages = [(0, run.epochs, run.learning_rate, True)]
-    for first, last, peak, is_trainable in stages:
-        if last <= max(first, run.first_epoch):  # no epochs, or finished before an interruption
+    fine_tune_factor = FINE_TUNE_FACTOR if run.has_trained_encoder else 1.0
+    stages = (  # first epoch, last epoch, learning rate, whether the encoder is trained
+        (0, run.frozen_epochs, run.learning_rate, False),
+        (run.frozen_epochs, run.epochs, run.learning_rate * fine_tune_factor, True),
+    )
+    for first, last, learning_rate, is_trainable in stages:
+        if last <= run.first_epoch:  # no epochs, or finished before an interruption
             continue
         set_encoder_trainable(model, is_trainable)
-        optimizer = keras.optimizers.Adam(losses.warm_up_and_cosine(peak, (last - first) * data.steps_per_epoch))
-        model.compile(optimizer, losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes))
+        schedule = losses.warm_up_and_cosine(learning_rate, (last - first) * data.steps_per_epoch)
+        model.compile(
+            keras.optimizers.Adam(schedule), losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes)
+        )
         model.fit(
             data.train,
             steps_per_epoch=data.steps_per_epoch,

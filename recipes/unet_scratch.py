@@ -79,9 +79,7 @@ def build_model(image_size: int, num_classes: int) -> keras.Model:
 
 @cli.program()
 def main() -> None:
-    run = runs.start(
-        "unet_scratch", __doc__, build_model, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE
-    )
+    run = runs.start("unet_scratch", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE)
     data = run.load_data()
     num_classes = len(data.class_names)
     model = run.prepare(build_model(run.image_size, num_classes))

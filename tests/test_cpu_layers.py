@@ -35,7 +35,7 @@ def network() -> keras.Model:
 
 
 def kinds(model) -> list[str]:
-    return [type(layer).__name__ for layer in model.layers if type(layer) in cpu_layers.FASTER.values()]
+    return [type(layer).__name__ for layer in model.layers if type(layer) in cpu_layers.PLAIN]
 
 
 def trained(model, images, targets) -> list[np.ndarray]:
@@ -47,8 +47,9 @@ def trained(model, images, targets) -> list[np.ndarray]:
 def test_training_and_outputs_match_keras():
     keras.utils.set_random_seed(0)
     plain = network()
-    faster = cpu_layers.swap_in(plain)
-    assert kinds(faster) == [type(layer).__name__ for layer in plain.layers if layer.weights]  # all replaced
+    faster = cpu_layers.optimize_for_cpu(plain)
+    replaced = [layer for layer in plain.layers if type(layer) in cpu_layers.FASTER]
+    assert len(kinds(faster)) == len(replaced) == 8
     assert faster.name == "all_kinds"
     rng = np.random.default_rng(0)
     images = rng.normal(size=(8, 12, 12, 3)).astype(np.float32)
@@ -63,31 +64,26 @@ def test_training_and_outputs_match_keras():
 
 
 def test_unsupported_layers_are_left_alone():
-    inputs = keras.Input((8, 8, 64))
-    x = layers.Conv2D(64, 3, padding="same", dilation_rate=2)(inputs)
-    x = layers.Conv2D(64, 3, padding="same", groups=4)(x)
-    x = layers.BatchNormalization(scale=False)(x)
+    inputs = keras.Input((8, 8, 63))
+    x = layers.BatchNormalization(scale=False)(inputs)
     x = layers.BatchNormalization(axis=1)(x)
     x = layers.BatchNormalization(dtype="float64")(x)
-    x = layers.DepthwiseConv2D(3, padding="same")(x)
-    x = layers.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2)(x)
-    x = layers.DepthwiseConv2D(1, strides=2)(layers.UpSampling2D(4)(x))
-    x = layers.Conv2D(63, 3, padding="same")(x)  # fewer channels than pixels
-    x = layers.Conv2DTranspose(60, 4, strides=2, padding="same")(x)
-    assert kinds(cpu_layers.swap_in(keras.Model(inputs, x))) == []
+    x = layers.Conv2DTranspose(60, 4, strides=2, padding="same")(x)  # fewer channels than pixels
+    x = layers.Conv2DTranspose(300, 3, padding="same", dilation_rate=2)(x)
+    assert kinds(cpu_layers.optimize_for_cpu(keras.Model(inputs, x))) == []
 
     inputs = keras.Input((None, None, 64))
-    assert kinds(cpu_layers.swap_in(keras.Model(inputs, layers.Conv2D(64, 3)(inputs)))) == []
+    assert kinds(cpu_layers.optimize_for_cpu(keras.Model(inputs, layers.Conv2DTranspose(64, 3)(inputs)))) == []
 
 
-@pytest.mark.parametrize(("name", "convolutions"), {"fcn_vgg16": 6, "unet_mobilenetv2": 20, "unet_scratch": 8}.items())
+@pytest.mark.parametrize(("name", "convolutions"), {"fcn_vgg16": 0, "unet_mobilenetv2": 3, "unet_scratch": 6}.items())
 def test_recipes_get_the_faster_layers(name, convolutions):
     model = RECIPES[name].build_model(128, 3)
-    faster = cpu_layers.swap_in(model)
+    faster = cpu_layers.optimize_for_cpu(model)
     assert [layer.name for layer in faster.layers] == [layer.name for layer in model.layers]
-    assert len([kind for kind in kinds(faster) if kind.startswith("Conv")]) >= convolutions
-    normalised = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
-    assert kinds(faster).count("BatchNormalization") == len(normalised)
+    assert kinds(faster).count("ConvTransposeByProducts") == convolutions
+    normalized = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert kinds(faster).count("FusedBatchNormalization") == len(normalized)
     for one, other in zip(faster.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -101,12 +97,12 @@ def test_half_precision_is_as_accurate_as_keras(precision):
         keras.utils.set_random_seed(0)
         model = adapt(network())
         with tf.GradientTape() as tape:
-            answer = 1e5 * tf.reduce_mean(tf.cast(model(images, training=True), "float32") ** 2)  # float16 min is 6e-8
-        return tape.gradient(answer, model.trainable_variables)
+            loss = 1e5 * tf.reduce_mean(tf.cast(model(images, training=True), "float32") ** 2)  # float16 min is 6e-8
+        return tape.gradient(loss, model.trainable_variables)
 
     exact = gradients("float32", lambda model: model)
     plain = gradients(precision, lambda model: model)
-    faster = gradients(precision, cpu_layers.swap_in)
+    faster = gradients(precision, cpu_layers.optimize_for_cpu)
 
     def error(approximate):
         errors = [

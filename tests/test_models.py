@@ -63,7 +63,7 @@ def test_saved_models_load_in_plain_keras(name, tmp_path):
     """Trained in half precision, saved and loaded as float32: logits match, from uint8 and float input."""
     images, labels = drawn(2, size=64)
     keras.config.set_dtype_policy("mixed_bfloat16")
-    model = cpu_layers.swap_in(MODELS[name][0](64, 3))
+    model = cpu_layers.optimize_for_cpu(MODELS[name][0](64, 3))
     fit(model, images, labels, steps=1)
     models.save(model, tmp_path / "model.keras", ("pet", "background", "border"))
 

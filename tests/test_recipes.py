@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from app import files, flags, processes, report, runs
+from app import checkpoint, files, flags, runs
 from app.datasets import load, synthetic
 from common import masks
 
@@ -123,7 +123,7 @@ def test_same_seed_same_run_and_a_comparison_of_both(command_line, tmp_path, mon
         status, out, err = command_line(unet_scratch, *flags, "--output", folder / run)
         assert status == 0, err
         assert ("comparison.png" in out) == (run == "two")  # a single run has nothing to compare with
-        histories[run] = report.read_history(folder / run / "history.csv").history
+        histories[run] = checkpoint.read_history(folder / run / "history.csv").history
     assert histories["one"]["val_loss"] == pytest.approx(histories["two"]["val_loss"], rel=1e-4)
     table = (folder / "comparison.md").read_text().splitlines()
     assert len(table) == 4 and {line.split("|")[1].strip() for line in table[2:]} == {"one", "two"}
@@ -185,9 +185,9 @@ def test_names_of_predictions(monkeypatch, flags_, weights, folder):
 @pytest.mark.parametrize(("file", "frozen"), [("encoder.h5", 2), (None, 0)])
 def test_how_many_epochs_are_frozen(file, frozen):
     """At most all of them, and none if the encoder starts random."""
-    config = {"image_size": 32, "epochs": 2, "frozen_epochs": 3, "learning_rate": 0.1, "batch_size": 1}
+    config = {"recipe": "x", "image_size": 32, "epochs": 2, "frozen_epochs": 3, "learning_rate": 0.1, "batch_size": 1}
     config |= dict.fromkeys(("data", "output", "model"))
-    assert runs.Run("x", config, "CPU", processes.Processes(), file).frozen_epochs == frozen
+    assert runs.Run(config, encoder_weights=file).frozen_epochs == frozen
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_epochs_include_frozen_epochs(command_line, tmp_path):
         unet_mobilenetv2, *quick, "--epochs", 2, "--frozen-epochs", 3, "--backbone-weights", file
     )
     assert (status, err) == (0, "") and "epoch 2/2" in out
-    assert report.read_history(tmp_path / "history.csv").epoch == [0, 1]
+    assert checkpoint.read_history(tmp_path / "history.csv").epoch == [0, 1]
     model = keras.saving.load_model(tmp_path / "unet_mobilenetv2.keras")
     for layer in ("Conv1", "block_16_project"):
         np.testing.assert_array_equal(model.get_layer(layer).get_weights(), encoder.get_layer(layer).get_weights())

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, refused or out of space lose nothing."""
 
 import csv
+import fcntl
 import functools
 import json
 import random
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 
-from app import checkpoint, report
+from app import checkpoint
 from app.cli import InputError
 
 import fcn_vgg16
@@ -87,7 +88,7 @@ def check_whole(folder):
 
 
 def same_runs(one, other):
-    histories = [report.read_history(folder / "history.csv").history for folder in (one, other)]
+    histories = [checkpoint.read_history(folder / "history.csv").history for folder in (one, other)]
     assert histories[0].keys() == histories[1].keys()
     for name in histories[0]:
         np.testing.assert_allclose(histories[0][name], histories[1][name], atol=6e-5, err_msg=name)
@@ -130,21 +131,33 @@ def test_a_run_killed_again_and_again_matches_an_uninterrupted_one(recipe, whole
     assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in whole(recipe).iterdir())
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_stopped_run_says_how_to_resume(command_line, tmp_path, sent):
-    output = tmp_path / "unet_scratch"
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run stopped by Ctrl-C after three epochs or more: its folder, exit status and last words."""
+    output = tmp_path_factory.mktemp("interrupted") / "output"
     process = start("unet_scratch", output)
-    wait_for(lambda: epochs(output) >= 3, process)  # at least two are saved
-    process.send_signal(sent)
+    wait_for(lambda: epochs(output) >= 3, process)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    return output, process.returncode, err
+
+
+def resume(command_line, interrupted, tmp_path, *more):
+    output = tmp_path / "output"
+    if not output.exists():
+        shutil.copytree(interrupted[0], output)
+    return command_line(unet_scratch, *FLAGS, *EPOCHS["unet_scratch"], "--output", output, "--resume", *more)
+
+
+def test_a_stopped_run_says_how_to_resume(command_line, interrupted, tmp_path):
+    _, status, err = interrupted
+    assert status == 130
     assert err.count("\n") == 1 and "--resume" in err and "Traceback" not in err, err
-    flags = (*FLAGS, *EPOCHS["unet_scratch"], "--output", output, "--resume")
-    status, out, err = command_line(unet_scratch, *flags)
+    status, out, err = resume(command_line, interrupted, tmp_path)
     assert (status, err) == (0, "")
-    assert re.search(r"resuming after epoch [23]", out)
-    assert "epoch 6/6" in out and "epoch 2/6" not in out and epochs(output) == 6
-    status, out, _ = command_line(unet_scratch, *flags)
+    assert re.search(r"resuming after epoch [345]", out)
+    assert "epoch 6/6" in out and "epoch 2/6" not in out and epochs(tmp_path / "output") == 6
+    status, out, _ = resume(command_line, interrupted, tmp_path)
     assert status == 0 and "is finished" in out and "epoch 1/" not in out
 
 
@@ -199,35 +212,13 @@ def test_a_stop_is_never_ignored(sent, stopped):
 
 
 def test_a_second_run_into_the_same_folder_is_refused(command_line, tmp_path):
-    process = start("unet_scratch", tmp_path / "output")
-    try:
-        wait_for(lambda: has_begun(tmp_path / "output"), process)
-        process.send_signal(signal.SIGSTOP)  # it keeps its folder locked and does not finish
+    (tmp_path / "output").mkdir()
+    with (tmp_path / "output" / ".running").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the first run does
         for more in ((), ("--resume",)):
             status, _, err = command_line(unet_scratch, *FLAGS, "--output", tmp_path / "output", *more)
             assert status == 2 and err.count("\n") == 1, err
             assert "another run is writing" in err
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
-    """A run killed after two or three epochs."""
-    output = tmp_path_factory.mktemp("interrupted") / "output"
-    process = start("unet_scratch", output)
-    wait_for(lambda: epochs(output) >= 3, process)
-    process.kill()
-    process.communicate()
-    return output
-
-
-def resume(command_line, interrupted, tmp_path, *more):
-    output = tmp_path / "output"
-    if not output.exists():
-        shutil.copytree(interrupted, output)
-    return command_line(unet_scratch, *FLAGS, *EPOCHS["unet_scratch"], "--output", output, "--resume", *more)
 
 
 def test_changed_flags_are_refused(command_line, interrupted, tmp_path):
@@ -239,35 +230,23 @@ def test_changed_flags_are_refused(command_line, interrupted, tmp_path):
         status, _, err = resume(command_line, interrupted, tmp_path, *flags)
         assert status == 2 and err.count("\n") == 1 and words in err, err
     with pytest.raises(InputError, match="of another network"):
-        checkpoint.assign(unet_scratch.build_model(32, 3).variables, [np.zeros(3)])
+        checkpoint.restore(unet_scratch.build_model(32, 3).variables, [np.zeros(3)])
 
 
 @pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda data: data[: len(data) // 2],
-        pytest.param(lambda data: b"", marks=pytest.mark.slow),
-        pytest.param(lambda data: data[:-5000] + b"x" * 5000, marks=pytest.mark.slow),
-    ],
-    ids=["cut", "empty", "overwritten"],
+    "damage",
+    [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-5000] + b"x" * 5000, None],
+    ids=["cut", "empty", "overwritten", "of another version"],
 )
-def test_a_damaged_state_falls_back_to_the_previous_one(command_line, interrupted, tmp_path, spoil):
-    shutil.copytree(interrupted, tmp_path / "output")
+def test_an_unreadable_state_is_a_one_line_error(command_line, interrupted, tmp_path, damage):
+    shutil.copytree(interrupted[0], tmp_path / "output")
     path = tmp_path / "output" / checkpoint.NAME
-    path.write_bytes(spoil(path.read_bytes()))
-    before = len(json.loads(str(np.load(tmp_path / "output" / checkpoint.PREVIOUS)["facts"]))["rows"])
-    status, out, err = resume(command_line, interrupted, tmp_path)
-    assert (status, err) == (0, "")
-    assert "state.npz is damaged" in out and f"resuming after epoch {before}" in out
-    assert epochs(tmp_path / "output") == 6
-
-
-def test_no_readable_state(command_line, interrupted, tmp_path):
-    shutil.copytree(interrupted, tmp_path / "output")
-    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
-        (tmp_path / "output" / name).write_bytes(b"damaged")
+    if damage:
+        path.write_bytes(damage(path.read_bytes()))
+    else:
+        np.savez(path, facts=np.array('{"about": {}}'))
     status, _, err = resume(command_line, interrupted, tmp_path)
-    assert status == 2 and err.count("\n") == 1 and "start again without --resume" in err
+    assert status == 2 and err.count("\n") == 1 and "state.npz" in err and "start again without --resume" in err
 
 
 def limited(size):
@@ -277,7 +256,7 @@ def limited(size):
 
 def test_a_full_disk_is_a_one_line_error_and_loses_nothing(command_line, interrupted, tmp_path):
     output = tmp_path / "output"
-    shutil.copytree(interrupted, output)
+    shutil.copytree(interrupted[0], output)
     before = {path.name: path.read_bytes() for path in output.glob("[!.]*") if path.suffix in (".npz", ".keras")}
     full = run("unet_scratch", output, "--resume", preexec_fn=limited(2**20))
     assert full.returncode == 1 and full.stderr.count("\n") == 1 and "Traceback" not in full.stderr, full.stderr
@@ -293,18 +272,18 @@ def test_a_full_file_system(interrupted, tmp_path):
     """The same on a small file system, if this user may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    size = sum(path.stat().st_size for path in interrupted.iterdir()) + 3 * 2**20
+    size = sum(path.stat().st_size for path in interrupted[0].iterdir()) + 3 * 2**20
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("this user may not mount a file system")
     try:
         output = disk / "output"
-        shutil.copytree(interrupted, output)
+        shutil.copytree(interrupted[0], output)
         full = run("unet_scratch", output, "--resume")
         assert full.returncode == 1 and full.stderr.count("\n") == 1, full.stderr
         assert "No space left" in full.stderr
         check_whole(output)
-        assert checkpoint.last(output) is not None
+        assert checkpoint.read_state(output)[0]["rows"]
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
@@ -313,35 +292,19 @@ def test_a_full_file_system(interrupted, tmp_path):
 def test_weights_become_unwritable(command_line, monkeypatch, tmp_path):
     """weights/ is deleted during the run and replaced by a file, into which not even root can write."""
     weights = tmp_path / "weights"
-    save = checkpoint.save
+    write_state = checkpoint.write_state
 
     def save_and_take_away(*args):
-        save(*args)
+        write_state(*args)
         shutil.rmtree(weights)
         weights.write_text("no folder any more")
 
-    monkeypatch.setattr(checkpoint, "save", save_and_take_away)
+    monkeypatch.setattr(checkpoint, "write_state", save_and_take_away)
     monkeypatch.setattr("app.flags.ROOT", tmp_path)
     flags = ("--data", "synthetic", "--image-size", 32, "--epochs", 6, "--batch-size", 8, "--limit", 16)
     status, _, err = command_line(unet_scratch, *flags)
     assert status == 1 and err.count("\n") == 1 and "weights" in err, err
-    assert checkpoint.last(tmp_path / "output" / "unet_scratch-synthetic") is not None
-
-
-def test_keras_backup_and_restore_loses_the_random_state(tmp_path):
-    """Why the recipes save their own state: once this fails, Keras' callback may suffice."""
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    inputs, truth = np.ones((8, 4)), np.ones((8, 1))
-    seeds = [variable for variable in model.variables if "seed" in variable.path]
-    assert len(seeds) == 1
-    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
-    model.fit(inputs, truth, epochs=2, verbose=0, callbacks=[backup])
-    after = np.array(seeds[0])
-    keras.utils.set_random_seed(0)
-    seeds[0].assign(np.zeros_like(after))
-    model.fit(inputs, truth, epochs=2, verbose=0, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
-    assert not np.array_equal(np.array(seeds[0]), after)
+    assert checkpoint.read_state(tmp_path / "output" / "unet_scratch-synthetic")[0]["rows"]
 
 
 @pytest.mark.parametrize(

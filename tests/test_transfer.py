@@ -2,7 +2,7 @@
 
 import json
 
-from app import models, report, transfer
+from app import checkpoint, models
 from app.datasets import synthetic
 
 import keras
@@ -36,7 +36,7 @@ def test_what_is_taken_over(name, tmp_path):
     build = MODELS[name][0]
     trained = shaken(build(64, 3))
     models.save(trained, tmp_path / "trained.keras", TRIMAP)
-    found = transfer.load(name, tmp_path / "trained.keras", build, 64)
+    found = models.load_as_start(name, tmp_path / "trained.keras", build, 64)
     assert sum(found.is_of_classes) == OF_CLASSES[name] and found.class_names == TRIMAP
 
     for names in (TRIMAP, ("cat", "dog", "background"), ("cat", "dog")):
@@ -59,14 +59,14 @@ def test_what_is_taken_over(name, tmp_path):
 def test_other_sizes_of_the_same_network(name, tmp_path):
     build = MODELS[name][0]
     models.save(build(64, 3), tmp_path / "trained.keras", TRIMAP)
-    transfer.load(name, tmp_path / "trained.keras", build, 96).copy_to(build(96, 3), TRIMAP)
+    models.load_as_start(name, tmp_path / "trained.keras", build, 96).copy_to(build(96, 3), TRIMAP)
 
 
 def test_as_many_channels_as_classes(tmp_path):
     """A layer with 63 + 1 channels is not taken for one of 64 classes."""
     names = [f"class {number}" for number in range(63)]
     models.save(unet_scratch.build_model(32, 63), tmp_path / "trained.keras", names)
-    found = transfer.load("unet_scratch", tmp_path / "trained.keras", unet_scratch.build_model, 32)
+    found = models.load_as_start("unet_scratch", tmp_path / "trained.keras", unet_scratch.build_model, 32)
     assert sum(found.is_of_classes) == 1
 
 
@@ -85,7 +85,7 @@ def drawn_pets(folder, class_names):
 def train(command_line, output, *flags):
     status, out, err = command_line(unet_scratch, *flags, "--output", output)
     assert (status, err) == (0, "")
-    history = report.read_history(output / "history.csv").history
+    history = checkpoint.read_history(output / "history.csv").history
     return out.splitlines(), history["loss"], json.loads((output / "metrics.json").read_text())["config"]
 
 

@@ -1,100 +1,233 @@
-"""What an interrupted training needs to resume: its state after each epoch, and a lock on its folder.
+"""What a training keeps after each epoch, so that an interrupted run loses nothing and resumes exactly.
 
 Keras' BackupAndRestore is not enough: it keeps neither the history nor the state of dropout's random numbers, starts
 the data from the beginning, and deletes its backup when training ends with an error.
 """
 
+import csv
 import json
-import os
+import math
 import pathlib
-from typing import Any, NamedTuple
+import zipfile
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
+from app import files
 from app.cli import InputError
-from app.files import replacing
 
-import keras
 import numpy as np
 
-NAME, PREVIOUS = "state.npz", "state-previous.npz"
+NAME = "state.npz"
+LOCK = ".running"
+# Flags that a resumed run must have in common with the interrupted one.
 FLAGS = ("data", "image_size", "epochs", "frozen_epochs", "batch_size", "learning_rate")
 FLAGS += ("backbone_weights", "weights", "precision", "limit", "seed")
 BACKEND = "KERAS_BACKEND"
 
 
-class State(NamedTuple):
-    """A training after its last finished epoch."""
+class Checkpoint:
+    """The finished epochs of a training, kept in its output folder: history.csv and state.npz.
 
-    facts: dict[str, Any]  # what the recorder keeps, as JSON
-    model: list[np.ndarray]  # weights, statistics, and the state of random layers
-    optimizer: list[np.ndarray]
+    A lock keeps other runs out of the folder until this process ends, however it ends. A killed run leaves the lock's
+    file behind, which shows that the run is not finished.
 
-
-def save(folder: pathlib.Path, model: keras.Model, facts: dict[str, Any]) -> None:
-    """Writes the state; the previous one stays beside it, in case this one turns out damaged."""
-    arrays = {f"model-{index}": np.array(variable) for index, variable in enumerate(model.variables)}
-    arrays |= {f"optimizer-{index}": np.array(variable) for index, variable in enumerate(model.optimizer.variables)}
-    with replacing(folder / NAME) as temporary:
-        with temporary.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts, default=str)), **arrays)
-        if (folder / NAME).exists():
-            (folder / PREVIOUS).unlink(missing_ok=True)
-            os.link(folder / NAME, folder / PREVIOUS)  # a second name, so one complete state always exists
-
-
-def last(folder: pathlib.Path) -> State | None:
-    """Reads the last complete state; None if there is none.
-
-    Raises:
-      InputError: if all states are damaged.
+    Args:
+      folder: the output folder.
+      model_path: where the best model goes.
+      score: the metric that chooses the best model; higher is better.
+      is_first: whether this process writes the files.
+    Attributes:
+      rows: the history, a dict of metrics for each finished epoch.
+      best: the highest score.
+      seconds, training_seconds: the time spent so far, with and without validation.
+      findings: what is known about the data, as JSON; a resumed run need not find it out again.
     """
-    damaged = []
-    for path in (folder / NAME, folder / PREVIOUS):
+
+    def __init__(self, folder: pathlib.Path, model_path: pathlib.Path, score: str, is_first: bool = True):
+        self.folder = folder
+        self.model_path = model_path
+        self.score = score
+        self.is_first = is_first
+        self.settings: dict[str, Any] = {}
+        self.findings: dict[str, Any] = {}
+        self.rows: list[dict[str, float]] = []
+        self.best = -math.inf
+        self.seconds = 0.0
+        self.training_seconds = 0.0
+        self.last_epoch = 0  # of the `fit` that was interrupted
+        self.variables: dict[str, list[np.ndarray]] = {}  # of the interrupted run
+        self.lock = None
+
+    def known_findings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The findings of the run to resume, if there is one.
+
+        Raises:
+          InputError: if that run had other settings than these, which may be some of all.
+        """
+        facts, _ = read_state(self.folder, kinds=())
+        if not facts:
+            return {}
+        settings = json.loads(json.dumps(settings, default=str))
+        check_settings({name: facts["settings"].get(name) for name in settings}, settings)
+        return facts["findings"]
+
+    def begin(self, settings: dict[str, Any], resume: bool) -> bool:
+        """Locks the folder; with `resume`, takes over the epochs of the run that was interrupted there.
+
+        Args:
+          settings: as JSON; a resumed run must have the same.
+          resume: whether to continue an interrupted run.
+        Returns:
+          Whether the run to resume is finished already.
+        Raises:
+          InputError: if another run is writing to the folder, or the interrupted run had other settings.
+        """
+        self.settings = json.loads(json.dumps(settings, default=str))
+        was_interrupted = (self.folder / LOCK).exists()
+        if self.is_first:
+            self._acquire_lock()
+            files.remove_leftovers(self.folder)
+            files.remove_leftovers(self.model_path.parent)
+            if not resume:
+                (self.folder / NAME).unlink(missing_ok=True)
+        if resume and not was_interrupted and (self.folder / "metrics.json").exists():
+            return True
+        if resume:
+            self._take_over()
+        return False
+
+    def _acquire_lock(self) -> None:
+        import fcntl  # Linux and macOS only
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = (self.folder / LOCK).open("w")
         try:
-            with np.load(path) as file:  # verifies checksums
-                facts = json.loads(str(file["facts"]))
-                groups = [
-                    [file[f"{kind}-{index}"] for index in range(_count(file, kind))] for kind in State._fields[1:]
-                ]
-                if damaged:
-                    print(f"{damaged[0]} is damaged; resuming from the one before, {path.name}", flush=True)
-                return State(facts, *groups)
-        except FileNotFoundError:
-            pass
-        except PermissionError:
-            raise
-        except Exception:  # zipfile, zlib, NumPy and JSON raise many kinds
-            damaged.append(path)
-    if damaged:
-        raise InputError(f"--resume: {' and '.join(map(str, damaged))} cannot be read; start again without --resume")
-    return None
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            advice = "another run is writing there; wait, or name another folder"
+            raise InputError(f"--output {self.folder}: {advice}") from error
+
+    def _take_over(self) -> None:
+        facts, variables = read_state(self.folder)
+        if not facts:
+            return
+        check_settings(facts["settings"], self.settings)
+        self.findings = facts["findings"]
+        self.rows = facts["rows"]
+        self.seconds = facts["seconds"]
+        self.training_seconds = facts["training_seconds"]
+        self.last_epoch = facts["last_epoch"]
+        self.variables = variables
+        if zipfile.is_zipfile(self.model_path) or (self.model_path / "saved_model.pb").exists():
+            self.best = facts["best"]  # otherwise the model of the next epoch is the best
+
+    def finish_epoch(
+        self,
+        metrics: dict[str, float],
+        variables: dict[str, Sequence],
+        save_model: Callable[[], None],
+        last_epoch: int,
+    ) -> None:
+        """Keeps a finished epoch: its metrics, the model if it is the best so far, and the state to resume from.
+
+        Args:
+          metrics: the epoch's row of the history.
+          variables: of the model and the optimizer, by kind.
+          save_model: writes the model to `model_path`.
+          last_epoch: of the running `fit`.
+        """
+        row = {"epoch": len(self.rows) + 1}
+        row |= {name: float(value) for name, value in metrics.items()}
+        self.rows.append(row)
+        is_best = row[self.score] >= self.best
+        if is_best:
+            self.best = row[self.score]
+        if not self.is_first:
+            return
+        (self.folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run, whose history is replaced now
+        write_history(self.folder / "history.csv", self.rows)
+        if is_best:
+            save_model()
+        facts = {
+            "settings": self.settings,
+            "findings": self.findings,
+            "rows": self.rows,
+            "best": self.best,
+            "seconds": self.seconds,
+            "training_seconds": self.training_seconds,
+            "last_epoch": last_epoch,
+        }
+        # Last, so that an epoch counts as finished only when all of it is written.
+        write_state(self.folder, facts, variables)
+
+    def print_epoch(self, epochs: int, seconds: float, names: Sequence[str] | None = None) -> None:
+        """Prints a line about the last finished epoch: its metrics, or those that are named."""
+        row = self.rows[-1]
+        metrics = ", ".join(f"{name} {row[name]:.4f}" for name in names or row if name != "epoch")
+        print(f"epoch {row['epoch']}/{epochs}: {seconds:.0f} s, {metrics}", flush=True)
+
+    def end(self) -> None:
+        """Removes the lock and the state of a finished run."""
+        if self.lock:
+            (self.folder / NAME).unlink(missing_ok=True)
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self.lock.close()
 
 
-def _count(file, kind: str) -> int:
-    return sum(name.startswith(f"{kind}-") for name in file.files)
+def write_state(folder: pathlib.Path, facts: dict[str, Any], variables: dict[str, Sequence]) -> None:
+    arrays = {"facts": np.array(json.dumps(facts))}
+    for kind, kept in variables.items():
+        arrays |= {f"{kind}-{index}": np.array(variable) for index, variable in enumerate(kept)}
+    with files.replacing(folder / NAME) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
-def check(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises InputError, naming each difference, if the interrupted run had other settings."""
-    now = json.loads(json.dumps(now, default=str))
-    if BACKEND in now:  # a state once had no such entry
-        before = {BACKEND: "tensorflow"} | before
-    shown = {name: f"--{name.replace('_', '-')}" for name in FLAGS} | {BACKEND: BACKEND}
-    differences = [
-        f"{shown[name]} was {before.get(name)} and is {now.get(name)}" if name in shown else f"the {name} differ"
-        for name in before | now
-        if before.get(name) != now.get(name)
-    ]
-    if differences:
-        raise InputError(
-            f"--resume: {'; '.join(differences)}; resume with the same flags, or start again without --resume"
-        )
-
-
-def assign(variables: list, arrays: list[np.ndarray]) -> None:
-    """Restores the values of variables.
+def read_state(
+    folder: pathlib.Path, kinds: Sequence[str] = ("model", "optimizer")
+) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
+    """Reads what `write_state` wrote, with the variables of these kinds; empty if there is nothing.
 
     Raises:
-      InputError: if numbers or shapes differ.
+      InputError: if it is damaged, or of another version of this program.
+    """
+    try:
+        with np.load(folder / NAME) as file:  # verifies checksums
+            facts = json.loads(str(file["facts"]))
+            facts["settings"], facts["findings"]  # missing in another version
+            variables = {kind: [file[name] for name in file.files if name.startswith(f"{kind}-")] for kind in kinds}
+    except FileNotFoundError:
+        return {}, {}
+    except PermissionError:
+        raise
+    except Exception as error:  # zipfile, zlib, NumPy and JSON raise many kinds
+        reason = "damaged, or of another version of this program"
+        raise InputError(f"--resume: {folder / NAME}: {reason}; start again without --resume") from error
+    return facts, variables
+
+
+def check_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises InputError, naming each difference, if an interrupted run had other settings."""
+    shown = {name: f"--{name.replace('_', '-')}" for name in FLAGS}
+    shown[BACKEND] = BACKEND
+    differences = []
+    for name in before | now:
+        if before.get(name) == now.get(name):
+            continue
+        if name in shown:
+            differences.append(f"{shown[name]} was {before.get(name)} and is {now.get(name)}")
+        else:
+            differences.append(f"the {name} differ")
+    if differences:
+        advice = "resume with the same flags, or start again without --resume"
+        raise InputError(f"--resume: {'; '.join(differences)}; {advice}")
+
+
+def restore(variables: Sequence, arrays: Sequence[np.ndarray]) -> None:
+    """Restores the values of a model's or an optimizer's variables.
+
+    Raises:
+      InputError: if their number or shapes differ.
     """
     if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
         raise InputError("--resume: the saved state is of another network; start again without --resume")
@@ -102,37 +235,17 @@ def assign(variables: list, arrays: list[np.ndarray]) -> None:
         variable.assign(array)
 
 
-def remove(folder: pathlib.Path) -> None:
-    for name in (NAME, PREVIOUS):
-        (folder / name).unlink(missing_ok=True)
+def write_history(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:
+    """Writes history.csv: a row for each epoch, with its number and its metrics."""
+    with files.replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-class Lock:
-    """Keeps other runs out of a folder until this process ends, however it ends.
-
-    A killed run leaves the lock's file behind, which shows that the run is not finished.
-    """
-
-    def __init__(self, folder: pathlib.Path):
-        self.path = folder / ".running"
-        self.file = None
-
-    def acquire(self) -> bool:
-        """Takes the lock; returns whether the run before was interrupted. Raises InputError if another run has it."""
-        import fcntl  # Linux and macOS only
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        was_interrupted = self.path.exists()
-        self.file = self.path.open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.file.close()
-            raise InputError(
-                f"--output {self.path.parent}: another run is writing there; wait, or name another folder"
-            ) from error
-        return was_interrupted
-
-    def release(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.file.close()
+def read_history(path: pathlib.Path) -> SimpleNamespace:
+    """Reads a history.csv as what `fit` returns: `.epoch` counts from 0, `.history` has a list for each metric."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    history = {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
+    return SimpleNamespace(epoch=[int(row["epoch"]) - 1 for row in rows], history=history)

@@ -1,18 +1,20 @@
-"""Trained models: saved with the names of their classes, and loaded."""
+"""Trained models: saved with the names of their classes, loaded, and taken as the start of a training."""
 
+import itertools
 import json
 import pathlib
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from app import backend
+from app import backend, files
 from app.cli import InputError, one_line
 from app.cpu import layers
-from app.files import replacing
 
 import h5py
 import keras
+import numpy as np
 
 CLASSES_FILE = "classes.json"
 SIZE_STEP = 32  # every recipe's image sizes are multiples of it
@@ -23,8 +25,8 @@ def save(model: keras.Model, path: pathlib.Path, class_names: Sequence[str]) -> 
 
     A .keras file is a zip archive; CLASSES_FILE in it holds the names of the classes.
     """
-    with backend.undistributed(), replacing(path) as temporary:
-        layers.swap_out(model).save(temporary)
+    with backend.undistributed(), files.replacing(path) as temporary:
+        layers.as_plain_keras(model).save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(CLASSES_FILE, json.dumps(list(class_names)))
 
@@ -82,3 +84,62 @@ def _keras_archive(path: pathlib.Path) -> tuple[keras.Model, tuple[str, ...]]:
         if CLASSES_FILE in archive.namelist():
             return model, tuple(json.loads(archive.read(CLASSES_FILE)))
     return model, tuple(f"class {index}" for index in range(model.output_shape[-1]))
+
+
+class Trained(NamedTuple):
+    """A trained network from which a training starts."""
+
+    path: pathlib.Path
+    class_names: tuple[str, ...]
+    weights: list[list[np.ndarray]]  # of each layer
+    is_of_classes: list[bool]  # whether the layer's shape depends on the number of classes
+
+    def is_for(self, class_names: Sequence[str]) -> bool:
+        return self.class_names == tuple(class_names)
+
+    def summary(self, class_names: Sequence[str]) -> str:
+        """Says which weights a network for `class_names` takes over."""
+        what = "all weights"
+        if not self.is_for(class_names):
+            count = sum(self.is_of_classes)
+            what += " but the last layer's" if count == 1 else f" but the last {count} layers'"
+        return f"starts from {files.shown(self.path)}: {what}"
+
+    def copy_to(self, model: keras.Model, class_names: Sequence[str]) -> None:
+        """Copies the weights into a new network; for other classes, all but those of the last layer.
+
+        In fcn_vgg16 the last layer stands for all that compute one map per class.
+        """
+        for layer, weights, is_of_classes in zip(model.layers, self.weights, self.is_of_classes, strict=True):
+            if self.is_for(class_names) or not is_of_classes:
+                layer.set_weights(weights)
+
+
+def load_as_start(
+    recipe: str, path: pathlib.Path, build_model: Callable[[int, int], keras.Model], image_size: int
+) -> Trained:
+    """Reads the weights from which a training at `image_size` is to start.
+
+    Raises:
+      InputError: if the file is missing, damaged, of another recipe, or of a network of another depth.
+    """
+    model, class_names = load(recipe, path, build_model)
+    count = len(class_names)
+    sides = [_sides(layer) for layer in model.layers]
+    # Built for one class more, only the layers that depend on the number of classes differ.
+    larger = [_sides(layer) for layer in build_model(image_size, count + 1).layers]
+    pairs = zip(itertools.chain(*sides), itertools.chain(*larger), strict=False)
+    fits = all(ours == theirs or (ours, theirs) == (count, count + 1) for ours, theirs in pairs)
+    if not fits or list(map(len, sides)) != list(map(len, larger)):
+        size = model.input_shape[1]
+        advice = f"; use --image-size {size}" if size != image_size else ""
+        raise InputError(
+            f"--weights {path}: its network, for {size} px, has other layers than the one for {image_size} px{advice}"
+        )
+    is_of_classes = [ours != theirs for ours, theirs in zip(sides, larger, strict=True)]
+    return Trained(path, class_names, [layer.get_weights() for layer in model.layers], is_of_classes)
+
+
+def _sides(layer: keras.Layer) -> list[int]:
+    """The sides of all weights of a layer, one after the other."""
+    return [side for variable in layer.weights for side in variable.shape]

@@ -1,13 +1,14 @@
 """The end of a training: test scores, mosaics, curves, metrics.json, and the closing table."""
 
-import csv
 import json
 import pathlib
 import platform
+import shlex
 from collections.abc import Sequence
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 from app import backend, files
+from app.checkpoint import read_history
 from app.cli import InputError
 from common import masks, plots, scores
 from common.data import Data
@@ -72,22 +73,6 @@ def versions(*libraries: ModuleType) -> dict[str, str]:
     return {"python": platform.python_version(), **{one.__name__: one.__version__ for one in libraries}}
 
 
-def write_history(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:
-    """Writes history.csv: a row per epoch, with its number and its metrics."""
-    with files.replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_history(path: pathlib.Path) -> SimpleNamespace:
-    """Reads a history.csv as what `fit` returned: `.epoch` counts from 0, `.history` has a list per metric."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    history = {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
-    return SimpleNamespace(epoch=[int(row["epoch"]) - 1 for row in rows], history=history)
-
-
 def curves(folder: pathlib.Path) -> list[pathlib.Path]:
     """Draws loss.png, accuracy.png and mean_iou.png from the folder's history.csv; returns their paths."""
     history = read_history(folder / "history.csv")
@@ -133,9 +118,12 @@ def _row(name: str, metrics: dict) -> tuple[tuple, str]:
     return place, "| " + " | ".join(map(str, cells)) + " |"
 
 
-def print_table(metrics: dict, model_path: pathlib.Path, command: str, pictures: list[pathlib.Path]) -> None:
-    test, train = metrics["test"], metrics["train"]
-    fraction = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
+def print_scores(test: dict, train: dict) -> None:
+    """Prints the table of test scores."""
+
+    def fraction(value):
+        return "-" if value is None else f"{value:.3f}"
+
     mean = {key: np.mean([value for value in test[key].values() if value is not None]) for key in ("iou", "dice")}
     print(f"\n{'test, ' + str(test['images']) + ' images':<22}{'IoU':>8}{'Dice':>8}")
     for name in test["iou"]:
@@ -144,10 +132,13 @@ def print_table(metrics: dict, model_path: pathlib.Path, command: str, pictures:
     print(f"{'pixel accuracy':<22}{fraction(test['pixel_accuracy']):>8}")
     if "pet_iou_binary" in test:
         print(f"{'pet IoU with border':<22}{fraction(test['pet_iou_binary']):>8}")
-    print(
-        f"{'training':<22}{train['epochs']} epochs, {train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s"
-    )
+    speed = f"{train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s"
+    print(f"{'training':<22}{train['epochs']} epochs, {speed}")
+
+
+def print_files(model_path: pathlib.Path, command: Sequence[str], pictures: Sequence[pathlib.Path]) -> None:
+    """Prints where the model is, the command that uses it, and which pictures to open."""
     print(f"{'model':<22}{files.shown(model_path)}")
-    print(f"{'use it':<22}{command}")
+    print(f"{'use it':<22}{shlex.join(command)}")
     for number, picture in enumerate(pictures):
         print(f"{'open these' if number == 0 else '':<22}{files.shown(picture)}")

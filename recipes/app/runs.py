@@ -2,14 +2,14 @@
 
 import os
 import pathlib
-import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from app import backend, checkpoint, device, encoders, files, flags, processes, recorder, report, transfer
-from app.datasets import check, load
+from app import backend, checkpoint, device, encoders, files, flags, models, processes, report
+from app.datasets import Dataset, check, load
 from app.predict import predict
+from app.recorder import Recorder
 from common.data import Data
 
 import keras
@@ -22,12 +22,11 @@ def start(
     recipe: str,
     doc: str,
     build_model: Callable[..., keras.Model],
-    *,
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    frozen_epochs: int | None = None,
     encoder: encoders.Encoder | None = None,
+    frozen_epochs: int | None = None,
 ) -> "Run":
     """Reads the command line and prepares the training; with --check-data or --predict does that, and exits.
 
@@ -35,8 +34,9 @@ def start(
       recipe: its name, which names its files.
       doc: its docstring, shown by --help.
       build_model: called with an image size and a number of classes.
-      epochs, batch_size, learning_rate, frozen_epochs: the recipe's defaults.
+      epochs, batch_size, learning_rate: the recipe's defaults.
       encoder: the pretrained part, if there is one.
+      frozen_epochs: the default number of epochs that train with the encoder frozen; None without such a stage.
     Raises:
       InputError: for a wrong flag or unusable input.
     """
@@ -54,8 +54,8 @@ def start(
         check.print_findings(pathlib.Path(args.data))
         sys.exit(0)
     if args.predict:
-        own = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
-        sys.exit(predict.run(recipe, build_model, args.predict, args.output, **own))
+        options = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
+        sys.exit(predict.run(recipe, build_model, args.predict, args.output, **options))
     team = processes.join()
     gpus = device.start(uses_all=True)  # before anything else uses them
     if not gpus:
@@ -67,54 +67,75 @@ def start(
     backend.distribute(args.batch_size)
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
-    weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
-    trained = transfer.load(recipe, args.weights, build_model, args.image_size) if args.weights else None
-    return Run(recipe, config, device.description(gpus), team, weights, trained, has_gpu=bool(gpus))
+    encoder_weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
+    trained = models.load_as_start(recipe, args.weights, build_model, args.image_size) if args.weights else None
+    return Run(config, gpus, team=team, encoder_weights=encoder_weights, trained=trained)
 
 
 class Run:
     """A training as the command line describes it.
 
+    Args:
+      config: what metrics.json records: the recipe, each flag, and "model", the path of the trained model.
+      gpus: the devices, none for a CPU.
+      score: the metric that chooses the best epoch; higher is better.
+      team: the processes that train together.
+      encoder_weights: the file of the encoder's pretrained weights.
+      trained: the network to start from.
     Attributes:
       image_size, epochs, batch_size, learning_rate: the flags.
-      frozen_epochs: how many of the epochs have the encoder frozen; none if it starts random, or, once the data is
-        loaded, if nothing is new.
-      encoder_weights: the file of the encoder's pretrained weights, or None.
-      has_trained_encoder: whether the encoder starts from such a file, or the whole network from --weights.
-      recorder: the callback for `fit`, once the data is loaded.
+      frozen_epochs: how many of the epochs have the encoder frozen; 0 if the encoder starts random, or if, once the
+        data is loaded, the decoder turns out to be trained too.
+      has_trained_encoder: whether the encoder starts from pretrained weights, or the whole network from --weights.
+      checkpoint: the finished epochs.
     """
 
     def __init__(
         self,
-        recipe: str,
         config: dict[str, Any],
-        device_name: str,
-        team: processes.Processes,
+        gpus: Sequence[device.Gpu] = (),
+        *,
+        score: str = "val_mean_iou",
+        team: processes.Processes | None = None,
         encoder_weights: pathlib.Path | None = None,
-        trained: transfer.Trained | None = None,
-        has_gpu: bool = False,
+        trained: models.Trained | None = None,
     ):
-        """`config` is what metrics.json records: each flag, and "model", the path of the trained model."""
-        self.recipe, self.config, self.team = recipe, config, team
-        self.encoder_weights, self.trained = encoder_weights, trained
+        self.config = config
+        self.recipe = config["recipe"]
+        self.data = config["data"]
+        self.image_size = config["image_size"]
+        self.epochs = config["epochs"]
+        self.batch_size = config["batch_size"]
+        self.learning_rate = config["learning_rate"]
+        self.output = config["output"]
+        self.model_path = config["model"]
+        self.team = team or processes.Processes()
+        self.gpus = gpus
+        self.encoder_weights = encoder_weights
+        self.trained = trained
         self.has_trained_encoder = bool(encoder_weights or trained)
-        self.image_size, self.batch_size = config["image_size"], config["batch_size"]
-        self.epochs, self.learning_rate = config["epochs"], config["learning_rate"]
         self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
-        self.data, self.output, self.model_path = config["data"], config["output"], config["model"]
-        self.has_gpu = has_gpu
-        process = f" | process {team.number + 1} of {team.count}" if team.count > 1 else ""
-        self.device = f"{device_name} | {keras.config.dtype_policy().name}{process}"
-        self.class_names = self.recorder = self.lock = None
+        self.checkpoint = checkpoint.Checkpoint(self.output, self.model_path, score, self.team.is_first)
+        self.class_names: tuple[str, ...] = ()
 
     @property
     def first_epoch(self) -> int:
         """The first unfinished epoch, from 0."""
-        return self.recorder.finished_epochs
+        return len(self.checkpoint.rows)
 
     @property
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        return [self.recorder]
+        return [Recorder(self.checkpoint, self.class_names)]
+
+    @property
+    def device(self) -> str:
+        """Where and how it trains, in words."""
+        parts = [device.description(self.gpus)]
+        if "precision" in self.config:
+            parts.append(keras.config.dtype_policy().name)
+        if self.team.count > 1:
+            parts.append(f"process {self.team.number + 1} of {self.team.count}")
+        return " | ".join(parts)
 
     def load_data(self) -> Data:
         """Loads the data, prints the line that says what is trained on what, and begins or resumes the run.
@@ -125,29 +146,54 @@ class Run:
           InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
             other settings.
         """
-        options = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
-        data = load.load_data(self.data, self.image_size, self.batch_size, **options)
-        counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
-        self.class_names, start = data.class_names, ""
+        settings = {"precision": keras.config.dtype_policy().name, checkpoint.BACKEND: keras.config.backend()}
+        dataset = self.load_dataset(settings, image_size=self.image_size)
+        data = load.pipelines(dataset, self.image_size, self.batch_size, self.config["seed"])
+        self.class_names = data.class_names
+        start = ""
         if self.trained:
             start = f" | {self.trained.summary(data.class_names)}"
             if self.trained.is_for(data.class_names):
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
-        print(f"{self.recipe} | {self.data}, {self.image_size} px: {counts}{start} | {self.device}", flush=True)
-        settings = {name: self.config[name] for name in checkpoint.FLAGS if name in self.config}
-        settings |= {"precision": keras.config.dtype_policy().name, checkpoint.BACKEND: keras.config.backend()}
-        settings |= {"images": data.counts, "classes": list(data.class_names)}
-        self.recorder, self.lock = recorder.begin(
-            self.output, self.model_path, data.class_names, settings, self.team, self.config["resume"]
-        )
+        self.begin(data.counts, {**settings, "classes": list(data.class_names)}, start)
         fed = backend.feed(data, self.batch_size, self.team)
         return fed._replace(train_from=lambda step: fed.train_from(step + self.first_epoch * data.steps_per_epoch))
+
+    def load_dataset(self, settings: dict[str, Any], **options) -> Dataset:
+        """Loads the data set that --data names, with the options of load.load.
+
+        `settings` are those known so far; if a run is resumed, they are checked before the data is read.
+        """
+        findings = self.checkpoint.known_findings(self._flags() | settings) if self.config["resume"] else {}
+        named = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
+        dataset = load.load(self.data, findings=findings, **named, **options)
+        self.checkpoint.findings = dataset.findings
+        return dataset
+
+    def begin(self, counts: dict[str, int], settings: dict[str, Any], start: str = "") -> None:
+        """Prints the line that says what is trained on what, and begins or resumes the run."""
+        listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+        print(f"{self.recipe} | {self.data}, {self.image_size} px: {listed}{start} | {self.device}", flush=True)
+        settings = self._flags() | settings | {"images": counts}
+        resume = self.config["resume"]
+        is_finished = self.checkpoint.begin(settings, resume)
+        if self.team.any(is_finished):
+            self.checkpoint.end()
+            print(f"the run in {files.shown(self.output)} is finished; there is nothing to resume")
+            sys.exit(0)
+        done = self.first_epoch
+        self.team.agree({**settings, "finished epochs": done})
+        if resume:
+            print(f"resuming after epoch {done}" if done else "no epoch is finished yet; starting", flush=True)
+
+    def _flags(self) -> dict[str, Any]:
+        return {name: self.config[name] for name in checkpoint.FLAGS if name in self.config}
 
     def prepare(self, model: keras.Model) -> keras.Model:
         """The model to train: with the weights of --weights, if given, and as fast as it can be on this device."""
         if self.trained:
             self.trained.copy_to(model, self.class_names)
-        return backend.prepare(model, self.has_gpu)
+        return backend.prepare(model, has_gpu=bool(self.gpus))
 
     def report(self, data: Data) -> None:
         """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
@@ -156,33 +202,35 @@ class Run:
             return
         with backend.undistributed():
             test, examples = report.score(self.model_path, data, self.batch_size)
-        done = self.recorder
-        trained = self.batch_size * data.steps_per_epoch * done.finished_epochs
-        metrics = {
-            "recipe": self.recipe,
-            "test": test,
-            "train": {
-                "images": data.counts["train"],
-                "epochs": done.finished_epochs,
-                "seconds": round(done.seconds, 1),  # of `fit`, with the validation after each epoch
-                "images_per_second": round(trained / done.training_seconds, 2),  # of the training steps alone
-            },
-            "device": self.device,
-            "config": self.config,
-            "versions": report.versions(tf, keras, np, matplotlib) | {checkpoint.BACKEND: keras.config.backend()},
+        kept = self.checkpoint
+        trained = self.batch_size * data.steps_per_epoch * self.first_epoch
+        train = {
+            "images": data.counts["train"],
+            "epochs": self.first_epoch,
+            "seconds": round(kept.seconds, 1),  # of `fit`, with the validation after each epoch
+            "images_per_second": round(trained / kept.training_seconds, 2),  # of the training steps alone
         }
-        files.write_json(self.output / "metrics.json", metrics)
+        versions = report.versions(tf, keras, np, matplotlib) | {checkpoint.BACKEND: keras.config.backend()}
+        self.write_metrics(test, train, versions)
         pictures = report.mosaics(self.output, examples, data.class_names, f"{self.recipe} on {self.data}")
         pictures += report.curves(self.output)
         if self.output.parent == files.ROOT / "output":
             pictures += report.comparison(self.output.parent)
-        self.lock.release()
-        checkpoint.remove(self.output)
-        report.print_table(metrics, self.model_path, self._predict_command(), pictures)
-
-    def _predict_command(self) -> str:
-        """The command that uses the trained model."""
+        kept.end()
+        report.print_scores(test, train)
         command = ["python", os.path.relpath(sys.argv[0]), "--predict", "PHOTO"]
         if self.model_path != files.ROOT / "weights" / f"{self.recipe}.keras":
             command += ["--weights", str(files.shown(self.model_path))]
-        return shlex.join(command)
+        report.print_files(self.model_path, command, pictures)
+
+    def write_metrics(self, test: dict[str, Any], train: dict[str, Any], versions: dict[str, str]) -> None:
+        """Writes metrics.json: the scores on the test split, facts about the training, and what it ran with."""
+        metrics = {
+            "recipe": self.recipe,
+            "test": test,
+            "train": train,
+            "device": self.device,
+            "config": self.config,
+            "versions": versions,
+        }
+        files.write_json(self.output / "metrics.json", metrics)

@@ -31,13 +31,13 @@ class CrossEntropyAndDice(keras.losses.Loss):
         return cross_entropy + ops.sum(present * (1 - dice), axis=-1) / ops.maximum(ops.sum(present, axis=-1), 1)
 
 
-def warm_up_and_cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A learning rate that rises to `peak` over the first 5 % of `steps`, then falls to 0 along a cosine.
+def warm_up_and_cosine(max_learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A learning rate that rises to `max_learning_rate` over the first 5 % of `steps`, then falls to 0 along a cosine.
 
     Without the warm-up Adam's first steps, scaled by the statistics of a few batches, are too large. Source of the
     cosine: Loshchilov, Hutter: SGDR, ICLR 2017, section 3.
     """
     warm_up = max(1, round(0.05 * steps))
     return keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up
+        0.0, max(1, steps - warm_up), warmup_target=max_learning_rate, warmup_steps=warm_up
     )

@@ -11,12 +11,6 @@ class FusedAdam(keras.optimizers.Adam):
     The result is the same. `amsgrad` is not supported. Source: Kingma, Ba: Adam, ICLR 2015, algorithm 1.
     """
 
-    def __init__(self, *args, **kwargs):
-        """Takes the arguments of keras.optimizers.Adam; raises ValueError for amsgrad=True."""
-        super().__init__(*args, **kwargs)
-        if self.amsgrad:
-            raise ValueError("FusedAdam does not support amsgrad; use keras.optimizers.Adam")
-
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         learning_rate = tf.cast(learning_rate, variable.dtype)
@@ -35,7 +29,7 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
-def use_in(model: keras.Model) -> None:
+def use_fused_adam(model: keras.Model) -> None:
     """Lets `compile` take FusedAdam for keras.optimizers.Adam, and not XLA, which is slow on a CPU."""
     compile_model = model.compile
 

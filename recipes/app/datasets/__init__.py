@@ -56,3 +56,15 @@ class Scene(NamedTuple):
 def empty_scene(image: np.ndarray) -> Scene:
     """A photo, uint8 [H, W, 3], without instances."""
     return Scene(image, np.zeros(0, np.int32), np.zeros((0, *image.shape[:2]), bool))
+
+
+class Dataset(NamedTuple):
+    class_names: tuple
+    splits: dict
+    decode: Callable
+    augmented: bool = True
+    categories: dict = {}
+    read_scene: Callable | None = None
+    max_instances: int = 1
+    findings: dict = {}
+    readers: dict = {}
