@@ -325,13 +325,3 @@ def test_colours():
     np.testing.assert_array_equal(masks.overlay(image, label, colors, opacity=1.0), masks.colorize(label, colors))
     np.testing.assert_array_equal(masks.colorize(label.astype(np.int64), colors), masks.colorize(label, colors))
     assert len(np.unique(masks.palette([f"class {i}" for i in range(20)]), axis=0)) == 20
-
-
-def test_the_libraries_work_together():
-    """opencv-contrib-python and the headless OpenCV of tf-models-official share an install folder;
-    tensorflow-hub needs a module that recent setuptools lacks.
-    """
-    import cv2
-    import tensorflow_hub
-
-    assert hasattr(cv2, "ximgproc") and hasattr(tensorflow_hub, "load")

@@ -45,21 +45,13 @@ def parse(
     """
     parser = Parser(doc)
     add = parser.add_argument
-    choices = f"{pets.NAME} (default), " + (
-        "synthetic, or a folder" if is_network else "or a folder with COCO annotations"
-    )
-    add("--data", default=pets.NAME, metavar="D", help=choices)
+    others = "synthetic, or a folder" if is_network else "or a folder with COCO annotations"
+    add("--data", default=pets.NAME, metavar="D", help=f"{pets.NAME} (default), {others}")
     text = f"pixels a side (default {image_size})"
     add("--image-size", type=_multiple(size_step), default=image_size, metavar="N", help=text)
     add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
     add("--batch-size", type=positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
-    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
-    add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
-    add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
-    text = f"default output/{recipe}, with other data output/{recipe}-DATA"
-    add("--output", type=pathlib.Path, metavar="DIR", help=text)
-    add("--resume", action="store_true", help="go on where an interrupted run stopped")
-    add("--check-data", action="store_true", help="only read the folder given with --data, and report what is in it")
+    _add_flags_of_all(add, recipe)
     if frozen_epochs is not None:
         text = f"the first K epochs with a pretrained encoder frozen, default {frozen_epochs}"
         add("--frozen-epochs", type=whole, default=frozen_epochs, metavar="K", help=text)
@@ -80,6 +72,16 @@ def parse(
     _complete(args, recipe, learning_rate, further_rate, has_encoder)
     _place(args, recipe, is_network)
     return args
+
+
+def _add_flags_of_all(add: Callable, recipe: str) -> None:
+    add("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its data (default: its own folder)")
+    add("--limit", type=positive(int), metavar="N", help="use at most N images of each split, for a quick try")
+    add("--seed", type=whole, default=0, metavar="N", help="of the split, the order, the augmentation, the weights")
+    text = f"default output/{recipe}, with other data output/{recipe}-DATA"
+    add("--output", type=pathlib.Path, metavar="DIR", help=text)
+    add("--resume", action="store_true", help="continue an interrupted run")
+    add("--check-data", action="store_true", help="only check the folder given with --data, and report what it holds")
 
 
 def _add_flags_of_networks(add: Callable, recipe: str) -> None:
