@@ -2,8 +2,9 @@
 
 import json
 import os
-import subprocess
+import pathlib
 import sys
+import types
 import weakref
 
 from app import files, models, photos
@@ -18,8 +19,8 @@ import pytest
 import unet_mobilenetv2
 import unet_scratch
 from conftest import ROOT
+from pictures import KINDS, UNREADABLE
 from PIL import Image
-from test_photos import BAD, KINDS
 
 SHIPPED = ROOT / "weights" / "unet_mobilenetv2.weights.h5"
 
@@ -29,6 +30,10 @@ def drawn_photo(path, number=0, size=(384, 288)):
     image, label = synthetic.draw(number, "test", image_size=128)
     Image.fromarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)).save(path, quality=95)
     return cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+
+
+def predictions(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
 def pet_iou(truth, mask):
@@ -58,10 +63,7 @@ def test_the_shipped_weights_cut_out_a_pet(command_line, tmp_path):
         pixels = np.asarray(cutout)
         assert not pixels[pixels[..., 3] == 0].any()  # nothing of the background is left
         assert Image.open(tmp_path / "output" / f"{name}_overlay.png").size == (384, 288)
-    assert np.mean(ious) > DRAWN_IOU, ious
-
-
-DRAWN_IOU, REAL_IOU = 0.5, 0.85
+    assert np.mean(ious) > 0.5, ious
 
 
 def test_the_shipped_weights_on_real_photos(command_line, shared, tmp_path):
@@ -80,7 +82,7 @@ def test_the_shipped_weights_on_real_photos(command_line, shared, tmp_path):
         pet = np.asarray(Image.open(shared / "pets_raw" / "annotations" / "trimaps" / f"{name}.png")) == 1
         alpha = np.asarray(Image.open(tmp_path / f"{name}_cutout.png"))[..., 3]
         assert np.median(alpha[~truth]) == 0 and np.median(alpha[pet]) == 255
-    assert hits / union > REAL_IOU
+    assert hits / union > 0.85
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == [str(path) for path in paths]
 
@@ -166,46 +168,34 @@ def test_a_cutout_keeps_whiskers(scale):
     assert after < 0.5 * before, (before, after)
 
 
-def test_the_mask_follows_exif_rotation(command_line, weights, tmp_path):
-    drawn_photo(tmp_path / "a.png")
-    pixels = np.asarray(Image.open(tmp_path / "a.png"))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "b.png", exif=exif)
-    status, _, err = command_line(
-        unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", tmp_path / "output"
-    )
-    assert (status, err) == (0, "")
-    one, other = (np.asarray(Image.open(tmp_path / "output" / f"{name}_mask.png")) for name in "ab")
-    np.testing.assert_array_equal(one, other)
-
-
-def test_good_and_bad_photos_together(command_line, weights, tmp_path, monkeypatch):
-    folder, good, bad = tmp_path / "photos", [], []
-    folder.mkdir()
-    for kind, make in KINDS.items():
-        good.append(make(folder / kind))
-    Image.new("RGB", (1, 1)).save(folder / "one pixel.png")
-    Image.new("RGB", (3, 200)).save(folder / "narrow.png")
-    good += [folder / "one pixel.png", folder / "narrow.png"]
-    for kind, (make, _) in BAD.items():
-        if kind != "forbidden":
-            bad.append(make(folder / f"bad {kind}"))
-    flags = ("--weights", weights, "--output", tmp_path / "output")
-    status, _, err = command_line(unet_scratch, "--predict", folder, *flags)
+def test_good_and_bad_photos_together(command_line, weights, tmp_path):
+    """Each photo gets its pictures, upright and of its own size, and each bad one a line."""
+    good = [make(tmp_path / kind) for kind, make in KINDS.items()]
+    (tmp_path / "other folder").mkdir()
+    good.append(KINDS["grey"](tmp_path / "other folder" / "grey"))
+    for name, size in (("one pixel.png", (1, 1)), ("narrow.png", (3, 200))):
+        Image.new("RGB", size).save(tmp_path / name)
+        good.append(tmp_path / name)
+    bad = [tmp_path / f"bad {kind}.png" for kind in UNREADABLE if kind != "forbidden"]
+    for path in bad:
+        UNREADABLE[path.stem.removeprefix("bad ")][0](path)
+    output = tmp_path / "output"
+    flags = ("--weights", weights, "--output", output)
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, tmp_path / "other folder", *flags)
     assert status == 1 and err.count("\n") == len(bad) and all(f"{path}: " in err for path in bad), err
-    lines = [json.loads(line) for line in (tmp_path / "output" / "predictions.jsonl").read_text().splitlines()]
+    lines = predictions(output)
     assert {line["path"] for line in lines} == {str(path) for path in good}
     for line in lines:
-        name = line["path"].rsplit("/", 1)[1].rsplit(".", 1)[0]
-        assert Image.open(tmp_path / "output" / f"{name}_cutout.png").size == tuple(line["size"])
+        path = pathlib.Path(line["path"])
+        name = path.stem if path.parent == tmp_path else f"{path.stem}-2"
+        expected = {"one pixel": [1, 1], "narrow": [3, 200]}.get(path.stem, [64, 48])
+        assert line["size"] == expected and sum(line["shares"].values()) == pytest.approx(1, abs=1e-4)
+        for kind in ("mask", "overlay", "cutout"):
+            assert list(Image.open(output / f"{name}_{kind}.png").size) == expected
 
-    for path in bad:
-        status, _, err = command_line(unet_scratch, "--predict", path, *flags)
-        assert status == 2 and err.count("\n") == 1 and f"{path}: " in err, err
     (tmp_path / "empty").mkdir()
-    status, out, err = command_line(unet_scratch, "--predict", tmp_path / "empty", *flags)
-    assert status == 2 and "no picture" in err and err.count("\n") == 1 and out == ""
+    status, _, err = command_line(unet_scratch, "--predict", *bad, tmp_path / "empty", *flags)
+    assert status == 2 and err.count("\n") == len(bad) + 1 and "no picture in this folder" in err, err
 
 
 @pytest.mark.parametrize("side", [120, 1500])  # the means of the larger one come from a small copy
@@ -227,61 +217,6 @@ def test_a_cutout_without_a_soft_edge_keeps_its_colours():
     photo = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)
     for opacity in (np.zeros((30, 40), np.uint8), np.full((30, 40), 255, np.uint8)):
         np.testing.assert_array_equal(cutout.colors(photo, opacity), photo)
-
-
-def test_two_photos_with_the_same_name(command_line, weights, tmp_path):
-    for number, folder in enumerate("ab"):
-        (tmp_path / folder).mkdir()
-        drawn_photo(tmp_path / folder / "cat.png", number)
-    flags = ("--weights", weights, "--output", tmp_path / "output")
-    status, _, _ = command_line(unet_scratch, "--predict", tmp_path / "a", tmp_path / "b", *flags)
-    assert status == 0
-    overlays = [(tmp_path / "output" / f"cat{end}_overlay.png").read_bytes() for end in ("", "-2")]
-    assert overlays[0] != overlays[1]
-
-
-def frames(video):
-    while (frame := video.read()[1]) is not None:
-        yield frame
-
-
-def test_a_video(command_line, weights, tmp_path):
-    path = tmp_path / "pets.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (160, 120))
-    for number in range(11):
-        image = cv2.resize(synthetic.draw(number, image_size=96)[0], (160, 120))
-        writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    writer.release()
-    (tmp_path / "broken.mp4").write_text("no video")
-    flags = ("--weights", weights, "--output", tmp_path / "output")
-    status, _, err = command_line(unet_scratch, "--predict", tmp_path, *flags)
-    assert status == 1 and err.count("\n") == 1 and "broken.mp4: not a video" in err
-    video = cv2.VideoCapture(str(tmp_path / "output" / "pets_overlay.mp4"))
-    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
-    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (160, 120)
-    assert sum(1 for _ in frames(video)) == 11
-    (line,) = (tmp_path / "output" / "predictions.jsonl").read_text().splitlines()
-    assert json.loads(line)["frames"] == 11
-
-
-def test_odd_videos(command_line, weights, tmp_path):
-    """A size that the codec cannot write, an absurd frame rate, a truncated file."""
-    for name, rate, size in (("odd", 10, (161, 121)), ("fast", 90000, (160, 120)), ("cut", 10, (160, 120))):
-        writer = cv2.VideoWriter(
-            str(tmp_path / f"{name}.avi"), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), rate, size
-        )
-        for number in range(12):
-            noise = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-            writer.write(noise)
-        writer.release()
-    whole = (tmp_path / "cut.avi").read_bytes()
-    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
-    flags = ("--weights", weights, "--output", tmp_path / "output")
-    status, _, err = command_line(unet_scratch, "--predict", tmp_path, *flags)
-    assert status == 1 and err.count("\n") == 1 and "cut.avi: it breaks off after" in err, err
-    for name, width in (("odd", 162), ("fast", 160), ("cut", 160)):
-        video = cv2.VideoCapture(str(tmp_path / "output" / f"{name}_overlay.mp4"))
-        assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == width and next(frames(video)).std() > 5
 
 
 def test_shards_are_disjoint_and_complete_and_resume(command_line, weights, tmp_path):
@@ -310,7 +245,7 @@ def test_shards_are_disjoint_and_complete_and_resume(command_line, weights, tmp_
     assert again == [str(tmp_path / f"pet {number}.png") for number in (0, 3, 6)]
 
 
-@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b"])
 def test_invalid_shards(command_line, tmp_path, shard):
     status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--shard", shard)
     assert status == 2 and f"--shard: {shard}" in err and err.count("\n") == 1
@@ -322,7 +257,7 @@ def other_recipe(path, _):
 
 
 def other_classes(path, _):
-    unet_scratch.build_model(256, 5).save_weights(path / "x.weights.h5")
+    unet_scratch.build_model(32, 5).save_weights(path / "x.weights.h5")
     return path / "x.weights.h5", "number of classes"
 
 
@@ -387,13 +322,15 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(photos, "read", watched)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    found, _ = photos.find_all([tmp_path], tmp_path / "output", photos.Tally())
-    names, most = [], 0
-    for photo, shares, _ in predict.write_all(Halves(), found, tmp_path / "output", photos.Tally()):
-        names.append(photo.name)
+    counts = photos.Counts()
+    items = photos.find_all([tmp_path], tmp_path / "output", counts)
+    names = []
+    most = 0
+    for item, result in predict.write_photos(Halves(), items, tmp_path / "output", counts):
+        names.append(item.name)
         most = max(most, len(alive))
-        np.testing.assert_allclose(shares, 0.5)
-    assert names == [item.name for item in found]
+        np.testing.assert_allclose(result["fractions"], 0.5)
+    assert names == [item.name for item in items]
     assert most <= 2 * network.BATCH_SIZE + photos.READ_AHEAD + 1
 
 
@@ -408,11 +345,12 @@ def test_a_fault_in_writing_is_raised(tmp_path, monkeypatch):
         write(path, *picture)
 
     monkeypatch.setattr(png, "write", faulty)
-    found, _ = photos.find_all([tmp_path], tmp_path / "output", photos.Tally())
+    counts = photos.Counts()
+    items = photos.find_all([tmp_path], tmp_path / "output", counts)
     names = []
     with pytest.raises(RuntimeError, match="a fault"):
-        for photo, *_ in predict.write_all(Halves(), found, tmp_path / "output", photos.Tally()):
-            names.append(photo.name)
+        for item, _ in predict.write_photos(Halves(), items, tmp_path / "output", counts):
+            names.append(item.name)
     assert names == ["00", "01", "02", "03", "04"]
 
 
@@ -439,10 +377,6 @@ def test_half_precision_costs_next_to_nothing(shared):
         found = shipped.probabilities(images.numpy().astype(np.float32)).argmax(-1)
         matrix += scores.confusion_matrix(labels, found, 3)
     assert scores.report(matrix, scores.TRIMAP)["mean_iou"] > 0.77
-
-
-def predictions(folder):
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
 def test_resume_skips_only_the_same_file_with_the_same_weights(command_line, weights, tmp_path):
@@ -481,27 +415,29 @@ def test_an_error_in_build_model_is_not_a_damaged_file(monkeypatch, tmp_path, co
         )
 
 
-def test_a_damaged_file_is_explained_with_a_traceback_on_demand(weights, tmp_path):
+def test_a_traceback_on_demand(command_line, weights, tmp_path, monkeypatch):
+    """What `python -X dev` prints before the line."""
+    names = [name for name in dir(sys.flags) if name.islower() and not name.startswith("n_")]
+    flags = {name: getattr(sys.flags, name) for name in names if not callable(getattr(sys.flags, name))}
+    monkeypatch.setattr(sys, "flags", types.SimpleNamespace(**flags | {"dev_mode": True}))
     drawn_photo(tmp_path / "a.png")
     path, _ = cut_file(tmp_path, weights)
-    command = [ROOT / "recipes" / "unet_scratch.py", "--predict", tmp_path / "a.png", "--weights", path]
-    done = subprocess.run([sys.executable, "-X", "dev", *command], capture_output=True, text=True, timeout=120)
-    *_, last = done.stderr.splitlines()
-    assert done.returncode == 2 and "Traceback" in done.stderr
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path / "a.png", "--weights", path)
+    *trace, last = err.splitlines()
+    assert status == 2 and "Traceback (most recent call last):" in trace
     assert last.startswith("unet_scratch.py: --weights") and "accessible `.keras` zip file" in last
 
 
-def test_the_journal_keeps_lines_of_an_older_version(tmp_path):
-    """They name neither weights nor file, so those photos are done again; lines of other photos stay."""
-    for name in "ab":
-        (tmp_path / name).write_text(name)
-    old = [json.dumps({"path": path, "shares": {}}) for path in (str(tmp_path / "a"), "elsewhere.jpg")]
-    (tmp_path / "predictions.jsonl").write_text("\n".join([*old, "[1]", '{"half']))
-    lines = journal.Journal(tmp_path, ("pet",), "the weights")
+def test_the_journal_of_an_interrupted_run(tmp_path):
+    """Half a last line is dropped, and lines of other photos stay."""
     items = [photos.Item(tmp_path / name, name) for name in "ab"]
+    for item in items:
+        item.path.write_text(item.name)
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps({"path": "elsewhere.jpg", "shares": {}}) + '\n{"path": "half')
+    lines = journal.Journal(tmp_path, ("pet",), "the weights")
     assert lines.select(items, skip_done=True) == items
     lines.add(tmp_path / "a", (1, 1), np.ones(1), 0.1)
     assert [line["path"] for line in predictions(tmp_path)] == ["elsewhere.jpg", str(tmp_path / "a")]
     again = journal.Journal(tmp_path, ("pet",), "the weights")
     assert again.select(items, skip_done=True) == items[1:] and again.select(items, skip_done=False) == items
-    assert journal.Journal(tmp_path, ("pet",), "other weights").select(items, skip_done=True) == items

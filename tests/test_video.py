@@ -22,13 +22,16 @@ MILLISECONDS = fractions.Fraction(1, 1000)
 UNEVEN = [40 * number + (500 if number > 10 else 0) for number in range(30)]  # a pause after the eleventh frame
 
 
-def film(path, size=SIZE, codec="libx264", sound="aac", times=range(0, 1200, 40), options=None):
-    """Writes a video, red with a green left quarter and a blue corner at the upper right, and a tone."""
+def film(path, size=SIZE, codec="libx264", sound="aac", times=range(0, 1200, 40), rate=25, options=None):
+    """Writes a video, red with a green left quarter and a blue corner at the upper right, and a tone.
+
+    The times are in milliseconds.
+    """
     width, height = size
     picture = np.full((height, width, 3), RED, np.uint8)
     picture[:, : width // 4], picture[: height // 4, -height // 4 :] = GREEN, BLUE
     with av.open(str(path), "w", options=options or {}) as output:
-        pictures = output.add_stream(codec, rate=25)
+        pictures = output.add_stream(codec, rate=rate)
         pictures.width, pictures.height = size
         pictures.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         pictures.codec_context.time_base = MILLISECONDS
@@ -92,12 +95,6 @@ def test_a_video_with_sound_at_its_times(command_line, weights, tmp_path, sound,
     assert json.loads(line)["frames"] == len(UNEVEN)
 
 
-def test_odd_sizes_lose_nothing(command_line, weights, tmp_path):
-    film(tmp_path / "odd.avi", (161, 121), "mjpeg", sound=None)
-    result = frames(predicted(command_line, weights, tmp_path / "odd.avi"))
-    assert result[0][1].shape == (122, 162, 3) and len(result) == 30
-
-
 class Unchanged:
     """A network that finds nothing, so that the overlay is the frame itself."""
 
@@ -110,8 +107,8 @@ class Unchanged:
 def test_a_phone_held_upright(tmp_path):
     film(tmp_path / "phone.mp4")
     turn(tmp_path / "phone.mp4")
-    size, count, _ = video.write(tmp_path / "upright.mp4", tmp_path / "phone.mp4", Unchanged())
-    assert (size, count) == (SIZE[::-1], 30)
+    result = video.write(tmp_path / "upright.mp4", tmp_path / "phone.mp4", Unchanged())
+    assert (result["size"], result["frames"]) == (SIZE[::-1], 30)
     (_, picture), *_ = frames(tmp_path / "upright.mp4")
     assert picture.shape == (SIZE[0], SIZE[1], 3)
     # The left has become the top, and the upper right corner the lower right one.
@@ -126,24 +123,31 @@ def test_colours_are_kept(tmp_path):
         assert np.abs(one.astype(int) - other)[40:-20, 60:-40].max() <= 6
 
 
-@pytest.mark.parametrize("content", [b"", b"no video", b"\x00\x00\x00\x20ftypisom" + bytes(2000)])
-def test_no_video(command_line, weights, tmp_path, content):
-    (tmp_path / "film.mp4").write_bytes(content)
-    flags = ("--weights", weights, "--output", tmp_path / "output")
-    status, _, err = command_line(unet_scratch, "--predict", tmp_path / "film.mp4", *flags)
-    assert status == 2 and err.count("\n") == 1 and "film.mp4: " in err
-    assert not (tmp_path / "output").exists() or not list((tmp_path / "output").iterdir())
-
-
-def test_a_broken_stream(command_line, weights, tmp_path):
-    """What can be read is written, and the line says how far that goes."""
-    film(tmp_path / "film.mp4", times=range(0, 8000, 40), options={"movflags": "faststart"})
-    content = (tmp_path / "film.mp4").read_bytes()
-    (tmp_path / "film.mp4").write_bytes(content[: len(content) * 2 // 3])
-    flags = ("--weights", weights, "--output", tmp_path / "output")
-    status, _, err = command_line(unet_scratch, "--predict", tmp_path / "film.mp4", *flags)
-    assert status == 2 and err.count("\n") == 1 and "film.mp4: it breaks off after" in err and "of 8.0 s" in err
-    assert 50 < len(frames(tmp_path / "output" / "film_overlay.mp4")) < 190
+def test_odd_and_broken_videos(command_line, weights, tmp_path):
+    """What can be read is written, and a line says what is wrong with each of the others."""
+    film(tmp_path / "odd size.avi", (161, 121), "mjpeg", sound=None)
+    film(tmp_path / "odd rate.avi", codec="mjpeg", sound=None, times=range(12), rate=90000)
+    film(tmp_path / "cut.mp4", times=range(0, 8000, 40), options={"movflags": "faststart"})
+    content = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "header.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(2000))
+    output = tmp_path / "output"
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", output)
+    assert status == 1, err
+    first, *others = err.splitlines()
+    assert "cut.mp4: it breaks off after" in first and "of 8.0 s" in first
+    for line, name in zip(others, ("empty", "header", "text"), strict=True):
+        assert f"{name}.mp4: not a video" in line
+    written = {path.name.removesuffix("_overlay.mp4") for path in output.glob("*.mp4")}
+    assert written == {"odd size", "odd rate", "cut"}
+    assert 50 < len(frames(output / "cut_overlay.mp4")) < 190
+    assert len(frames(output / "odd rate_overlay.mp4")) == 12
+    result = frames(output / "odd size_overlay.mp4")
+    assert result[0][1].shape == (122, 162, 3) and len(result) == 30
+    lines = (output / "predictions.jsonl").read_text().splitlines()
+    assert {json.loads(line)["frames"] for line in lines} == {12, 30}
 
 
 def test_a_full_disk(command_line, weights, tmp_path, monkeypatch):
@@ -188,12 +192,8 @@ def test_a_browser_plays_it(tmp_path):
     server = QuietServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [
-        "--virtual-time-budget=20000",
-        "--timeout=20000",
-        "--dump-dom",
-        f"http://127.0.0.1:{server.server_port}/page.html",
-    ]
+    command += ["--virtual-time-budget=20000", "--timeout=20000", "--dump-dom"]
+    command.append(f"http://127.0.0.1:{server.server_port}/page.html")
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     server.shutdown()
     server.server_close()
