@@ -5,6 +5,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 from app.cli import InputError
@@ -32,7 +33,7 @@ def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[st
       InputError: if the source is no video, or breaks off.
     """
     with _open(source) as video:
-        sound: list[av.Packet] = []
+        sound: list[av.Packet] = []  # read, but not yet written
         frames = _frames(video, sound)
         first = next(frames, None)
         if first is None:
@@ -40,25 +41,32 @@ def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[st
         count = 0
         fractions = np.zeros(len(network.class_names))
         declared = video.streams.video[0].frames or None  # often a guess
+        time_base = video.streams.video[0].time_base
         bar = tqdm(total=declared, desc=source.name, unit="frame", file=sys.stdout, disable=None)  # on a terminal only
         # With its index at the beginning, a browser plays it while it is loading.
         options = {"format": "mp4", "options": {"movflags": "faststart"}}
         with replacing(path) as temporary, bar, av.open(str(temporary), "w", **options) as output:
-            writer = _Writer(output, video, first)
-            for time, frame, probabilities, _ in segment_all(network, itertools.chain([first], frames)):
-                label, _ = cutout.enlarge(frame, probabilities, network.class_names)
-                writer.add(cutout.overlay(frame, label, network.class_names), time)
-                writer.add_sound(sound)
+            pictures = _add_pictures(output, video, first[1])
+            tone = _add_tone(output, video)
+            for time, pixels, probabilities, _ in segment_all(network, itertools.chain([first], frames)):
+                label, _ = cutout.enlarge(pixels, probabilities, network.class_names)
+                frame = _frame(cutout.overlay(pixels, label, network.class_names))
+                frame.pts = time
+                frame.time_base = time_base
+                output.mux(pictures.encode(frame))
+                _write_sound(output, tone, sound)
                 fractions += cutout.fractions(label, len(fractions))
                 count += 1
                 bar.update()
-            writer.add_sound(sound)
-            writer.finish()
-        seconds = float(writer.time * writer.time_base)
+            output.mux(pictures.encode(None))
+            _write_sound(output, tone, sound)
+            if tone and not _is_copied(video):
+                output.mux(tone.encode(None))
+        seconds = float(time * time_base)
         expected = float((video.duration or 0) / av.time_base)
     if seconds < 0.9 * expected - 1 / MAX_RATE:
         raise InputError(f"{source}: it breaks off after {seconds:.1f} of {expected:.1f} s; {path.name} has those")
-    return {"size": frame.shape[1::-1], "frames": count, "fractions": fractions / count}
+    return {"size": pixels.shape[1::-1], "frames": count, "fractions": fractions / count}
 
 
 def _open(source: pathlib.Path) -> av.container.InputContainer:
@@ -68,90 +76,86 @@ def _open(source: pathlib.Path) -> av.container.InputContainer:
         raise InputError(f"{source}: not a video, or of a kind that FFmpeg cannot read") from error
 
 
-def _frames(video: av.container.InputContainer, sound: list[av.Packet]) -> Iterator[tuple[int | None, np.ndarray]]:
+def _frames(video: av.container.InputContainer, sound: list[av.Packet]) -> Iterator[tuple[int, np.ndarray]]:
     """The frames of a video, as far as they can be read; packets of sound between them are added to `sound`.
 
     Yields:
-      The time in units of the stream's time base, if it has one, and the upright pixels, uint8 [H, W, 3], RGB.
+      The time in units of the stream's time base, and the upright pixels, uint8 [H, W, 3], RGB. A frame whose time is
+      missing, or not after the frame before, comes one step after it.
     """
     if not video.streams.video:
         return
-    pictures = video.streams.video[0]
-    pictures.thread_type = "AUTO"
+    stream = video.streams.video[0]
+    stream.thread_type = "AUTO"
+    step = max(1, round(1 / (_rate(stream) * stream.time_base)))
+    last = None
     with contextlib.suppress(av.FFmpegError):
-        for packet in video.demux(pictures, *video.streams.audio[:1]):
-            if packet.stream is not pictures:
+        for packet in video.demux(stream, *video.streams.audio[:1]):
+            if packet.stream is not stream:
                 sound.append(packet)
                 continue
             with contextlib.suppress(av.error.InvalidDataError):  # a damaged frame is left out
                 for frame in packet.decode():
-                    yield frame.pts, np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+                    time = frame.pts
+                    if last is not None and (time is None or time <= last):
+                        time = last + step
+                    last = time or 0
+                    yield last, np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
 
 
-class _Writer:
-    """Writes a video with the times, the shape of pixels and the sound of its source.
+def _rate(stream: av.VideoStream) -> Fraction | int:
+    rate = stream.average_rate
+    return rate if rate and rate <= MAX_RATE else USUAL_RATE
 
-    Attributes:
-      time: of the last frame written, in units of `time_base`.
-    """
 
-    def __init__(
-        self,
-        output: av.container.OutputContainer,
-        source: av.container.InputContainer,
-        first: tuple[int | None, np.ndarray],
-    ):
-        self.output = output
-        stream = source.streams.video[0]
-        rate = stream.average_rate if stream.average_rate and stream.average_rate <= MAX_RATE else USUAL_RATE
-        time, pixels = first
-        height, width = pixels.shape[:2]
-        self.pictures = output.add_stream("libx264", rate=rate, options=QUALITY)
-        self.pictures.height = height + height % 2  # H.264 takes only even sizes
-        self.pictures.width = width + width % 2
-        self.pictures.pix_fmt = "yuv420p"
-        self.time_base = stream.time_base
-        codec = self.pictures.codec_context
-        codec.time_base = self.time_base
-        codec.colorspace = codec.color_primaries = codec.color_trc = BT709
-        codec.color_range = LIMITED
-        if shape := stream.sample_aspect_ratio:
-            is_turned = (height > width) != (stream.height > stream.width)
-            codec.sample_aspect_ratio = 1 / shape if is_turned else shape
-        self.time = -1 if time is None else time - 1
-        self.step = max(1, round(1 / (rate * self.time_base)))
-        self.sound = None
-        if source.streams.audio:
-            sound = source.streams.audio[0]
-            self.is_copied = sound.codec_context.name in SOUND
-            if self.is_copied:
-                self.sound = output.add_stream_from_template(sound)
-            else:
-                self.sound = output.add_stream("aac", rate=sound.codec_context.sample_rate)
+def _add_pictures(
+    output: av.container.OutputContainer, source: av.container.InputContainer, pixels: np.ndarray
+) -> av.VideoStream:
+    """Adds a stream for frames of the size of `pixels`, with the times and the shape of pixels of the source."""
+    stream = source.streams.video[0]
+    height, width = pixels.shape[:2]
+    pictures = output.add_stream("libx264", rate=_rate(stream), options=QUALITY)
+    pictures.height = height + height % 2  # H.264 takes only even sizes
+    pictures.width = width + width % 2
+    pictures.pix_fmt = "yuv420p"
+    codec = pictures.codec_context
+    codec.time_base = stream.time_base
+    codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+    codec.color_range = LIMITED
+    if shape := stream.sample_aspect_ratio:
+        is_turned = (height > width) != (stream.height > stream.width)
+        codec.sample_aspect_ratio = 1 / shape if is_turned else shape
+    return pictures
 
-    def add(self, picture: np.ndarray, time: int | None) -> None:
-        """Adds a picture, uint8 [H, W, 3], RGB; if its time is missing or not after the last one, a step later."""
-        self.time = time if time is not None and time > self.time else self.time + self.step
-        height, width = picture.shape[:2]
-        picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        frame = av.VideoFrame.from_ndarray(picture, "rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-        frame.pts, frame.time_base = self.time, self.time_base
-        self.output.mux(self.pictures.encode(frame))
 
-    def add_sound(self, packets: list[av.Packet]) -> None:
-        """Adds packets of sound, and empties the list."""
-        for packet in packets:
-            if not self.is_copied:
-                with contextlib.suppress(av.error.InvalidDataError):
-                    for frame in packet.decode():
-                        self.output.mux(self.sound.encode(frame))
-            elif packet.dts is not None:
-                packet.stream = self.sound
-                self.output.mux(packet)
-        packets.clear()
+def _frame(pixels: np.ndarray) -> av.VideoFrame:
+    """A frame to encode; an odd size is made even by a copy of the last row or column."""
+    height, width = pixels.shape[:2]
+    pixels = cv2.copyMakeBorder(pixels, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+    return frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
 
-    def finish(self) -> None:
-        self.output.mux(self.pictures.encode(None))
-        if self.sound and not self.is_copied:
-            self.output.mux(self.sound.encode(None))
+
+def _is_copied(source: av.container.InputContainer) -> bool:
+    return source.streams.audio[0].codec_context.name in SOUND
+
+
+def _add_tone(output: av.container.OutputContainer, source: av.container.InputContainer) -> av.AudioStream | None:
+    if not source.streams.audio:
+        return None
+    if _is_copied(source):
+        return output.add_stream_from_template(source.streams.audio[0])
+    return output.add_stream("aac", rate=source.streams.audio[0].codec_context.sample_rate)
+
+
+def _write_sound(output: av.container.OutputContainer, tone: av.AudioStream, packets: list[av.Packet]) -> None:
+    """Writes packets of sound, and empties the list."""
+    for packet in packets:
+        if packet.stream.codec_context.name not in SOUND:
+            with contextlib.suppress(av.error.InvalidDataError):
+                for frame in packet.decode():
+                    output.mux(tone.encode(frame))
+        elif packet.dts is not None:
+            packet.stream = tone
+            output.mux(packet)
+    packets.clear()
