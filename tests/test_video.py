@@ -61,38 +61,36 @@ def turn(path):
     path.write_bytes(content)
 
 
-def predicted(command_line, weights, path):
-    output = path.parent / "output"
-    status, _, err = command_line(unet_scratch, "--predict", path, "--weights", weights, "--output", output)
-    assert (status, err) == (0, "")
-    return output / f"{path.stem}_overlay.mp4"
-
-
 def frames(path):
     with av.open(str(path)) as opened:
         return [(round(1000 * frame.time), frame.to_ndarray(format="rgb24")) for frame in opened.decode(video=0)]
 
 
-@pytest.mark.parametrize("sound, codec", [("aac", "aac"), ("pcm_s16le", "aac"), (None, None)])
-def test_a_video_with_sound_at_its_times(command_line, weights, tmp_path, sound, codec):
-    path = tmp_path / "film.mkv"
-    film(path, sound=sound, times=UNEVEN)
-    result = predicted(command_line, weights, path)
-    assert [time for time, _ in frames(result)] == UNEVEN
-    content = result.read_bytes()
-    assert content.index(b"moov") < content.index(b"mdat")  # a browser can start at once
-    with av.open(str(path)) as before, av.open(str(result)) as after:
-        stream = after.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt, stream.width, stream.height) == ("h264", "yuv420p", *SIZE)
-        assert [one.codec_context.name for one in after.streams.audio] == ([codec] if codec else [])
-        if sound == "aac":  # the very packets
-            packets = [[bytes(packet) for packet in one.demux(audio=0) if packet.size] for one in (before, after)]
-            assert packets[0] == packets[1]
-        elif sound:
-            samples = [sum(frame.samples for frame in one.decode(audio=0)) for one in (before, after)]
-            assert abs(samples[1] - samples[0]) <= 2 * 1024
-    (line,) = (path.parent / "output" / "predictions.jsonl").read_text().splitlines()
-    assert json.loads(line)["frames"] == len(UNEVEN)
+def test_videos_keep_their_times_and_sound(command_line, weights, tmp_path):
+    sounds = {"aac": "aac", "pcm_s16le": "aac", "none": None}  # in the source and in the result
+    for sound, codec in sounds.items():
+        film(tmp_path / f"{sound}.mkv", sound=sound if codec else None, times=UNEVEN)
+    output = tmp_path / "output"
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", output)
+    assert (status, err) == (0, "")
+    for sound, codec in sounds.items():
+        result = output / f"{sound}_overlay.mp4"
+        assert [time for time, _ in frames(result)] == UNEVEN
+        content = result.read_bytes()
+        assert content.index(b"moov") < content.index(b"mdat")  # a browser can start at once
+        with av.open(str(tmp_path / f"{sound}.mkv")) as before, av.open(str(result)) as after:
+            stream = after.streams.video[0]
+            kind = (stream.codec_context.name, stream.pix_fmt, stream.width, stream.height)
+            assert kind == ("h264", "yuv420p", *SIZE)
+            assert [one.codec_context.name for one in after.streams.audio] == ([codec] if codec else [])
+            if sound == "aac":  # the very packets
+                packets = [[bytes(packet) for packet in one.demux(audio=0) if packet.size] for one in (before, after)]
+                assert packets[0] == packets[1]
+            elif codec:
+                samples = [sum(frame.samples for frame in one.decode(audio=0)) for one in (before, after)]
+                assert abs(samples[1] - samples[0]) <= 2 * 1024
+    lines = (output / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["frames"] for line in lines] == [len(UNEVEN)] * 3
 
 
 class Unchanged:
@@ -127,7 +125,7 @@ def test_odd_and_broken_videos(command_line, weights, tmp_path):
     """What can be read is written, and a line says what is wrong with each of the others."""
     film(tmp_path / "odd size.avi", (161, 121), "mjpeg", sound=None)
     film(tmp_path / "odd rate.avi", codec="mjpeg", sound=None, times=range(12), rate=90000)
-    film(tmp_path / "cut.mp4", times=range(0, 8000, 40), options={"movflags": "faststart"})
+    film(tmp_path / "cut.mp4", times=range(0, 4000, 40), options={"movflags": "faststart"})
     content = (tmp_path / "cut.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
     (tmp_path / "empty.mp4").touch()
@@ -137,12 +135,12 @@ def test_odd_and_broken_videos(command_line, weights, tmp_path):
     status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", output)
     assert status == 1, err
     first, *others = err.splitlines()
-    assert "cut.mp4: it breaks off after" in first and "of 8.0 s" in first
+    assert "cut.mp4: it breaks off after" in first and "of 4.0 s" in first
     for line, name in zip(others, ("empty", "header", "text"), strict=True):
         assert f"{name}.mp4: not a video" in line
     written = {path.name.removesuffix("_overlay.mp4") for path in output.glob("*.mp4")}
     assert written == {"odd size", "odd rate", "cut"}
-    assert 50 < len(frames(output / "cut_overlay.mp4")) < 190
+    assert 25 < len(frames(output / "cut_overlay.mp4")) < 95
     assert len(frames(output / "odd rate_overlay.mp4")) == 12
     result = frames(output / "odd size_overlay.mp4")
     assert result[0][1].shape == (122, 162, 3) and len(result) == 30

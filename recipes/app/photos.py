@@ -147,13 +147,7 @@ def _is_picture(path: pathlib.Path) -> bool:
         return False
     if ending in OTHER_PICTURES or ending in Image.registered_extensions().keys() - NO_PICTURES:
         return True
-    if not path.is_file():
-        return False
-    try:
-        with Image.open(path):
-            return True
-    except Exception:  # each of Pillow's formats fails in its own way
-        return False
+    return path.is_file() and size(path) is not None
 
 
 def read(path: pathlib.Path) -> np.ndarray:
