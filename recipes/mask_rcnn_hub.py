@@ -90,33 +90,33 @@ def parse_flags() -> argparse.Namespace:
 def main() -> int:
     args = parse_flags()
     names = label_map.read(args.labels)
-    tally = photos.Tally()
-    found, _ = photos.find_all(args.photos, args.output, tally)
-    if not found:
-        return tally.exit_status()
+    counts = photos.Counts()
+    items = photos.find_all(args.photos, args.output, counts)
+    if not items:
+        return counts.exit_status()
     where = device.description(device.start(runs_on_jax=False))
-    print(f"mask_rcnn_hub | photos: {len(found)} | {where}", flush=True)
+    print(f"mask_rcnn_hub | photos: {len(items)} | {where}", flush=True)
     detect_all = load(args.model)
-    image_ids = instances.image_ids([item.path for item in found])
+    image_ids = instances.image_ids([item.path for item in items])
     results, table = [], [("photo", "size", "found", "seconds")]
     try:
-        for photo in photos.read_all(found, tally):
+        for item, photo in photos.read_all(items, counts):
             began = time.perf_counter()
             try:
-                detected = detector.detect(detect_all, photo.pixels, names, args.min_score, args.max_detections)
+                detected = detector.detect(detect_all, photo, names, args.min_score, args.max_detections)
             except (tf.errors.OpError, ValueError) as error:
-                tally.fail(f"{photo.path}: the model failed ({cli.one_line(error)})")
+                counts.fail(f"{item.path}: the model failed ({cli.one_line(error)})")
                 continue
-            height, width = photo.pixels.shape[:2]
-            save(args.output, photo.name, photo.pixels, detected)
-            results += instances.coco_results((height, width), detected, image_ids[photo.path], str(photo.path))
-            tally.succeed()
+            height, width = photo.shape[:2]
+            save(args.output, item.name, photo, detected)
+            results += instances.coco_results((height, width), detected, image_ids[item.path], str(item.path))
+            counts.done += 1
             seconds = f"{time.perf_counter() - began:.1f}"
-            table.append((str(files.shown(photo.path)), f"{width} x {height}", instances.summary(detected), seconds))
+            table.append((str(files.shown(item.path)), f"{width} x {height}", instances.summary(detected), seconds))
     finally:  # an interrupted run keeps its results
-        if tally.done:
+        if counts.done:
             files.write_text(args.output / "detections.json", json.dumps(results) + "\n")
-    if tally.done:
+    if counts.done:
         cli.print_table(table)
         unknown = {one["category_id"] for one in results} - names.keys()
         if unknown:
@@ -124,7 +124,7 @@ def main() -> int:
             advice = "name the label map that belongs to the model"
             print(f"--labels {files.shown(args.labels)}: it has no names for the class ids {ids}; {advice}")
         print(f"pictures and detections.json are in {files.shown(args.output)}")
-    return tally.exit_status()
+    return counts.exit_status()
 
 
 if __name__ == "__main__":

@@ -22,13 +22,16 @@ MILLISECONDS = fractions.Fraction(1, 1000)
 UNEVEN = [40 * number + (500 if number > 10 else 0) for number in range(30)]  # a pause after the eleventh frame
 
 
-def film(path, size=SIZE, codec="libx264", sound="aac", times=range(0, 1200, 40), options=None):
-    """Writes a video, red with a green left quarter and a blue corner at the upper right, and a tone."""
+def film(path, size=SIZE, codec="libx264", sound="aac", times=range(0, 1200, 40), rate=25, options=None):
+    """Writes a video, red with a green left quarter and a blue corner at the upper right, and a tone.
+
+    The times are in milliseconds.
+    """
     width, height = size
     picture = np.full((height, width, 3), RED, np.uint8)
     picture[:, : width // 4], picture[: height // 4, -height // 4 :] = GREEN, BLUE
     with av.open(str(path), "w", options=options or {}) as output:
-        pictures = output.add_stream(codec, rate=25)
+        pictures = output.add_stream(codec, rate=rate)
         pictures.width, pictures.height = size
         pictures.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         pictures.codec_context.time_base = MILLISECONDS
@@ -58,44 +61,36 @@ def turn(path):
     path.write_bytes(content)
 
 
-def predicted(command_line, weights, path):
-    output = path.parent / "output"
-    status, _, err = command_line(unet_scratch, "--predict", path, "--weights", weights, "--output", output)
-    assert (status, err) == (0, "")
-    return output / f"{path.stem}_overlay.mp4"
-
-
 def frames(path):
     with av.open(str(path)) as opened:
         return [(round(1000 * frame.time), frame.to_ndarray(format="rgb24")) for frame in opened.decode(video=0)]
 
 
-@pytest.mark.parametrize("sound, codec", [("aac", "aac"), ("pcm_s16le", "aac"), (None, None)])
-def test_a_video_with_sound_at_its_times(command_line, weights, tmp_path, sound, codec):
-    path = tmp_path / "film.mkv"
-    film(path, sound=sound, times=UNEVEN)
-    result = predicted(command_line, weights, path)
-    assert [time for time, _ in frames(result)] == UNEVEN
-    content = result.read_bytes()
-    assert content.index(b"moov") < content.index(b"mdat")  # a browser can start at once
-    with av.open(str(path)) as before, av.open(str(result)) as after:
-        stream = after.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt, stream.width, stream.height) == ("h264", "yuv420p", *SIZE)
-        assert [one.codec_context.name for one in after.streams.audio] == ([codec] if codec else [])
-        if sound == "aac":  # the very packets
-            packets = [[bytes(packet) for packet in one.demux(audio=0) if packet.size] for one in (before, after)]
-            assert packets[0] == packets[1]
-        elif sound:
-            samples = [sum(frame.samples for frame in one.decode(audio=0)) for one in (before, after)]
-            assert abs(samples[1] - samples[0]) <= 2 * 1024
-    (line,) = (path.parent / "output" / "predictions.jsonl").read_text().splitlines()
-    assert json.loads(line)["frames"] == len(UNEVEN)
-
-
-def test_odd_sizes_lose_nothing(command_line, weights, tmp_path):
-    film(tmp_path / "odd.avi", (161, 121), "mjpeg", sound=None)
-    result = frames(predicted(command_line, weights, tmp_path / "odd.avi"))
-    assert result[0][1].shape == (122, 162, 3) and len(result) == 30
+def test_videos_keep_their_times_and_sound(command_line, weights, tmp_path):
+    sounds = {"aac": "aac", "pcm_s16le": "aac", "none": None}  # in the source and in the result
+    for sound, codec in sounds.items():
+        film(tmp_path / f"{sound}.mkv", sound=sound if codec else None, times=UNEVEN)
+    output = tmp_path / "output"
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", output)
+    assert (status, err) == (0, "")
+    for sound, codec in sounds.items():
+        result = output / f"{sound}_overlay.mp4"
+        assert [time for time, _ in frames(result)] == UNEVEN
+        content = result.read_bytes()
+        assert content.index(b"moov") < content.index(b"mdat")  # a browser can start at once
+        with av.open(str(tmp_path / f"{sound}.mkv")) as before, av.open(str(result)) as after:
+            stream = after.streams.video[0]
+            kind = (stream.codec_context.name, stream.pix_fmt, stream.width, stream.height)
+            assert kind == ("h264", "yuv420p", *SIZE)
+            assert [one.codec_context.name for one in after.streams.audio] == ([codec] if codec else [])
+            if sound == "aac":  # the very packets
+                packets = [[bytes(packet) for packet in one.demux(audio=0) if packet.size] for one in (before, after)]
+                assert packets[0] == packets[1]
+            elif codec:
+                samples = [sum(frame.samples for frame in one.decode(audio=0)) for one in (before, after)]
+                assert abs(samples[1] - samples[0]) <= 2 * 1024
+    lines = (output / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["frames"] for line in lines] == [len(UNEVEN)] * 3
 
 
 class Unchanged:
@@ -110,8 +105,8 @@ class Unchanged:
 def test_a_phone_held_upright(tmp_path):
     film(tmp_path / "phone.mp4")
     turn(tmp_path / "phone.mp4")
-    size, count, _ = video.write(tmp_path / "upright.mp4", tmp_path / "phone.mp4", Unchanged())
-    assert (size, count) == (SIZE[::-1], 30)
+    result = video.write(tmp_path / "upright.mp4", tmp_path / "phone.mp4", Unchanged())
+    assert (result["size"], result["frames"]) == (SIZE[::-1], 30)
     (_, picture), *_ = frames(tmp_path / "upright.mp4")
     assert picture.shape == (SIZE[0], SIZE[1], 3)
     # The left has become the top, and the upper right corner the lower right one.
@@ -126,24 +121,31 @@ def test_colours_are_kept(tmp_path):
         assert np.abs(one.astype(int) - other)[40:-20, 60:-40].max() <= 6
 
 
-@pytest.mark.parametrize("content", [b"", b"no video", b"\x00\x00\x00\x20ftypisom" + bytes(2000)])
-def test_no_video(command_line, weights, tmp_path, content):
-    (tmp_path / "film.mp4").write_bytes(content)
-    flags = ("--weights", weights, "--output", tmp_path / "output")
-    status, _, err = command_line(unet_scratch, "--predict", tmp_path / "film.mp4", *flags)
-    assert status == 2 and err.count("\n") == 1 and "film.mp4: " in err
-    assert not (tmp_path / "output").exists() or not list((tmp_path / "output").iterdir())
-
-
-def test_a_broken_stream(command_line, weights, tmp_path):
-    """What can be read is written, and the line says how far that goes."""
-    film(tmp_path / "film.mp4", times=range(0, 8000, 40), options={"movflags": "faststart"})
-    content = (tmp_path / "film.mp4").read_bytes()
-    (tmp_path / "film.mp4").write_bytes(content[: len(content) * 2 // 3])
-    flags = ("--weights", weights, "--output", tmp_path / "output")
-    status, _, err = command_line(unet_scratch, "--predict", tmp_path / "film.mp4", *flags)
-    assert status == 2 and err.count("\n") == 1 and "film.mp4: it breaks off after" in err and "of 8.0 s" in err
-    assert 50 < len(frames(tmp_path / "output" / "film_overlay.mp4")) < 190
+def test_odd_and_broken_videos(command_line, weights, tmp_path):
+    """What can be read is written, and a line says what is wrong with each of the others."""
+    film(tmp_path / "odd size.avi", (161, 121), "mjpeg", sound=None)
+    film(tmp_path / "odd rate.avi", codec="mjpeg", sound=None, times=range(12), rate=90000)
+    film(tmp_path / "cut.mp4", times=range(0, 4000, 40), options={"movflags": "faststart"})
+    content = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "header.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(2000))
+    output = tmp_path / "output"
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", output)
+    assert status == 1, err
+    first, *others = err.splitlines()
+    assert "cut.mp4: it breaks off after" in first and "of 4.0 s" in first
+    for line, name in zip(others, ("empty", "header", "text"), strict=True):
+        assert f"{name}.mp4: not a video" in line
+    written = {path.name.removesuffix("_overlay.mp4") for path in output.glob("*.mp4")}
+    assert written == {"odd size", "odd rate", "cut"}
+    assert 25 < len(frames(output / "cut_overlay.mp4")) < 95
+    assert len(frames(output / "odd rate_overlay.mp4")) == 12
+    result = frames(output / "odd size_overlay.mp4")
+    assert result[0][1].shape == (122, 162, 3) and len(result) == 30
+    lines = (output / "predictions.jsonl").read_text().splitlines()
+    assert {json.loads(line)["frames"] for line in lines} == {12, 30}
 
 
 def test_a_full_disk(command_line, weights, tmp_path, monkeypatch):
@@ -188,12 +190,8 @@ def test_a_browser_plays_it(tmp_path):
     server = QuietServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [
-        "--virtual-time-budget=20000",
-        "--timeout=20000",
-        "--dump-dom",
-        f"http://127.0.0.1:{server.server_port}/page.html",
-    ]
+    command += ["--virtual-time-budget=20000", "--timeout=20000", "--dump-dom"]
+    command.append(f"http://127.0.0.1:{server.server_port}/page.html")
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     server.shutdown()
     server.server_close()

@@ -1,4 +1,4 @@
-"""The command line: a program's start and end, kinds of flags, tables, and mistakes reported in one line."""
+"""The command line: a program's start and end, kinds of flags, tables, and errors reported in one line."""
 
 import argparse
 import functools
@@ -23,11 +23,11 @@ SECONDS_TO_STOP = 3  # enough for a program to delete its temporary files
 
 
 class InputError(Exception):
-    """A mistake that the user can fix: a wrong flag, file or folder. The text says what is wrong and what to do."""
+    """An error that the user can fix: a wrong flag, file or folder. The text says what is wrong and what to do."""
 
 
 def program(stop_advice: str = RESUME) -> Callable:
-    """Decorates a recipe's main(), which may return an exit status: mistakes become one line on stderr.
+    """Decorates a recipe's main(), which may return an exit status: errors become one line on stderr.
 
     The exit status is 2 for an InputError, 1 for a file that cannot be read or written, 130 for Ctrl-C, which also
     prints `stop_advice`. `python -X dev` adds the traceback. Any other exception is a fault of the code and keeps it.
@@ -59,7 +59,7 @@ def program(stop_advice: str = RESUME) -> Callable:
 
 
 def leave(status: int) -> None:
-    """Exits after an error, also where JAX would wait for the other processes of a training."""
+    """Exits after an error, even where JAX would wait for the other processes of a training."""
     jax = sys.modules.get("jax")
     if jax and jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -89,20 +89,19 @@ def stop_on_signals() -> None:
     sys.unraisablehook = report_dropped
 
 
-def print_error(mistake: str) -> None:
-    """Prints a mistake on stderr, in one line; a progress bar on the screen stays intact."""
+def print_error(message: str) -> None:
+    """Prints an error on stderr, in one line; a progress bar on the screen stays intact."""
     if sys.flags.dev_mode and sys.exc_info()[0]:
         traceback.print_exc()
-    tqdm.write(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(mistake.split())}", file=sys.stderr)
+    tqdm.write(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
 
 
 def one_line(error: Exception) -> str:
     """The text of an error, as part of a line."""
-    request = getattr(error, "request", None)
     if isinstance(error, requests.exceptions.ChunkedEncodingError) or "IncompleteRead" in str(error):
         return "the connection broke in the middle of the file"
     if isinstance(error, requests.ConnectionError | requests.Timeout):
-        host = urlsplit(request.url).hostname if request else "the server"
+        host = urlsplit(error.request.url).hostname if error.request else "the server"
         return f"no connection to {host}, or no answer for {download.TIMEOUT} s"
     return " ".join(str(error).split())[:600] or type(error).__name__
 
@@ -129,31 +128,24 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message.removeprefix('argument ')} (--help lists the flags)")
 
 
-def positive(kind: type) -> Callable[[str], float]:
+def _number(kind: type, is_valid: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
-            value = 0
-        if not 0 < value < LARGEST:
-            wanted = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text} is not a {wanted} above zero and below {LARGEST}")
+            value = float("nan")  # which is_valid refuses
+        if not is_valid(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
         return value
 
     return parse
 
 
-def fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-    return value
+def positive(kind: type) -> Callable[[str], float]:
+    """The type of a flag that takes a number above zero; `kind` is int or float."""
+    number = "whole number" if kind is int else "number"
+    return _number(kind, lambda value: 0 < value < LARGEST, f"a {number} above zero and below {LARGEST}")
 
 
-def whole(text: str) -> int:
-    if not text.isdecimal() or int(text) >= LARGEST:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {LARGEST - 1}")
-    return int(text)
+fraction = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+whole = _number(int, lambda value: 0 <= value < LARGEST, f"a whole number from 0 to {LARGEST - 1}")

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, with
 
 
 def shipped(recipe: str) -> pathlib.Path:
-    """Where the trained weights of a recipe that come with the project are, if any do."""
+    """The path of the trained weights that come with the project; not every recipe has them."""
     return ROOT / "weights" / f"{recipe}.weights.h5"
 
 
@@ -30,7 +30,7 @@ def shown(path: pathlib.Path) -> pathlib.Path:
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`, with the same ending, and renames it to `path` if the block succeeds.
 
-    A reader sees the old file or the complete new one, never a partial one.
+    A reader sees the old file or the complete new one, never a partial one. An OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{HOST}-{os.getpid()}-{path.name}")
@@ -40,9 +40,9 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             os.fsync(file.fileno())  # otherwise a power failure could leave the name without the content
         temporary.replace(path)
     except OSError as error:
-        if error.errno is not None:  # report the name that the user knows
-            error.filename = str(path)
-        raise
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def remove_leftovers(folder: pathlib.Path) -> None:
             except ProcessLookupError:
                 path.unlink(missing_ok=True)
             except OSError:
-                pass
+                pass  # it exists, and belongs to another user
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -72,28 +72,17 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def check_writable(folder: pathlib.Path, flag: str) -> None:
-    """Checks that a folder can be written to, before hours of work depend on it. Leaves no trace.
+    """Checks that a folder can be written to, or made, before hours of work depend on it. Leaves no trace.
 
     Raises:
       InputError: which names `flag`, if the folder is a file or cannot be written to.
     """
-    missing = []
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
-        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        for attempt in range(5):
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with tempfile.TemporaryFile(dir=folder):
-                    break
-            except FileNotFoundError:  # another process, checking the same folder, has just removed it
-                if attempt == 4:
-                    raise
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{flag} {folder}: {error.filename} is a file; name a folder") from error
+        with tempfile.TemporaryDirectory(dir=nearest) as temporary:
+            pathlib.Path(temporary, folder.relative_to(nearest)).mkdir(parents=True, exist_ok=True)
+    except NotADirectoryError as error:
+        raise InputError(f"{flag} {folder}: {nearest} is a file; name a folder") from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{flag} {folder}: cannot write there ({reason}); name another folder") from error
-    finally:
-        for made in missing:
-            with contextlib.suppress(OSError):
-                made.rmdir()

@@ -1,6 +1,7 @@
-"""A person's own photos: found, read upright as RGB whatever their format."""
+"""A person's own photos and videos: found, and photos read upright as RGB whatever their format."""
 
 import collections
+import dataclasses
 import os
 import pathlib
 import sys
@@ -33,80 +34,71 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, and pictures
 
 
 class Item(NamedTuple):
-    """A photo or video, and the name of its output files, which no other one of the run has."""
+    """A photo or video to work on."""
 
     path: pathlib.Path
-    name: str
+    name: str  # of its output files, unique in a run
+    is_video: bool = False
 
 
-class Photo(NamedTuple):
-    """A photo that has been read."""
+@dataclasses.dataclass
+class Counts:
+    """How many photos and videos are done, and how many failed."""
 
-    path: pathlib.Path
-    name: str
-    pixels: np.ndarray  # uint8 [H, W, 3], RGB, upright
+    done: int = 0
+    failed: int = 0
 
-
-class Tally:
-    """Counts what went well and what failed.
-
-    Attributes:
-      done, failed: the numbers so far.
-    """
-
-    def __init__(self):
-        self.done = self.failed = 0
-
-    def succeed(self, count: int = 1) -> None:
-        self.done += count
-
-    def fail(self, mistake: str) -> None:
-        """Counts a photo that failed, and reports why."""
+    def fail(self, message: str) -> None:
+        """Counts a failure and prints the reason."""
         self.failed += 1
-        print_error(mistake)
+        print_error(message)
 
     def exit_status(self) -> int:
         """0 if all went well, 1 if some photos failed, 2 if none could be done."""
-        return 0 if not self.failed else 1 if self.done else 2
+        if not self.failed:
+            return 0
+        return 1 if self.done else 2
 
 
 def find_all(
-    arguments: Sequence[pathlib.Path], output: pathlib.Path, tally: Tally, videos: bool = False
-) -> tuple[list[Item], list[Item]]:
-    """Finds the photos and, if wanted, the videos: files as they are, of a folder the pictures in it.
+    arguments: Sequence[pathlib.Path], output: pathlib.Path, counts: Counts, with_videos: bool = False
+) -> list[Item]:
+    """Finds photos, and if wanted videos: those named, and those in the folders named; the photos come first.
 
-    What cannot be found is counted by `tally`.
+    What cannot be found is reported and counted.
 
     Raises:
-      InputError: if the `output` folder holds one of them, because it could be overwritten.
+      InputError: if one of them is in the `output` folder, because it could be overwritten.
     """
     paths = []
     for argument in arguments:
         try:
-            paths += find(argument, videos)
+            paths += find(argument, with_videos)
         except InputError as error:
-            tally.fail(str(error))
+            counts.fail(str(error))
     paths = list({os.path.realpath(path): path for path in paths}.values())  # each once
     if output.resolve() in {path.parent.resolve() for path in paths}:
         raise InputError(f"--output {output}: this folder holds photos to work on; name another one")
-    found = [], []
+    items = []
     for path, name in zip(paths, output_names(paths), strict=True):
-        is_video = videos and (_is_video(path) or (not _is_picture(path) and opens_as_video(path)))
-        found[is_video].append(Item(path, name))
-    return found
+        is_video = with_videos and (_is_video(path) or (not _is_picture(path) and _opens_as_video(path)))
+        items.append(Item(path, name, is_video))
+    return sorted(items, key=lambda item: item.is_video)
 
 
-def read_all(items: Sequence[Item], tally: Tally) -> Iterator[Photo]:
-    """Reads photos, READ_AHEAD of them in advance, with a progress bar; those that cannot be read are counted."""
+def read_all(items: Sequence[Item], counts: Counts) -> Iterator[tuple[Item, np.ndarray]]:
+    """Reads photos, READ_AHEAD of them in advance, with a progress bar; those that cannot be read are counted.
+
+    Yields:
+      The item and its pixels, as `read` returns them.
+    """
     bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=None if items else True)  # on a terminal only
     with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
-        for item, future in in_order(pool, lambda item: read(item.path), items, READ_AHEAD):
+        for item, pixels in in_order(pool, lambda item: read(item.path), items, READ_AHEAD):
             try:
-                photo = Photo(*item, future.result())
+                yield item, pixels.result()
             except InputError as error:
-                tally.fail(str(error))
-            else:
-                yield photo
+                counts.fail(str(error))
             bar.update()
 
 
@@ -120,11 +112,10 @@ def in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) ->
     yield from waiting
 
 
-def find(argument: pathlib.Path, videos: bool = False) -> list[pathlib.Path]:
+def find(argument: pathlib.Path, with_videos: bool = False) -> list[pathlib.Path]:
     """The photo at a path, or the pictures in a folder, ordered by name; subfolders are not searched.
 
-    In a folder, every file with a picture's ending counts, readable or not, and every picture whatever its ending; with
-    `videos` also every file with a video's ending.
+    In a folder a file counts as a picture by its ending, readable or not, or else by its content.
 
     Raises:
       InputError: if there is nothing at the path, or no picture in the folder.
@@ -134,19 +125,19 @@ def find(argument: pathlib.Path, videos: bool = False) -> list[pathlib.Path]:
             if not argument.exists():
                 raise InputError(f"{argument}: no such file or folder")
             return [argument]
-        found = [path for path in sorted(argument.iterdir()) if _is_picture(path) or (videos and _is_video(path))]
+        paths = [path for path in sorted(argument.iterdir()) if _is_picture(path) or (with_videos and _is_video(path))]
     except OSError as error:
         raise InputError(f"{argument}: cannot be read ({error.strerror})") from error
-    if not found:
+    if not paths:
         raise InputError(f"{argument}: no picture in this folder (its subfolders are not searched)")
-    return found
+    return paths
 
 
 def _is_video(path: pathlib.Path) -> bool:
     return path.suffix.lower() in VIDEOS and not path.name.startswith(".")
 
 
-def opens_as_video(path: pathlib.Path) -> bool:
+def _opens_as_video(path: pathlib.Path) -> bool:
     return path.is_file() and cv2.VideoCapture(str(path)).isOpened()
 
 
@@ -156,13 +147,7 @@ def _is_picture(path: pathlib.Path) -> bool:
         return False
     if ending in OTHER_PICTURES or ending in Image.registered_extensions().keys() - NO_PICTURES:
         return True
-    if not path.is_file():
-        return False
-    try:
-        with Image.open(path):
-            return True
-    except Exception:  # whatever it is, it is no picture
-        return False
+    return path.is_file() and size(path) is not None
 
 
 def read(path: pathlib.Path) -> np.ndarray:
@@ -187,9 +172,8 @@ def read(path: pathlib.Path) -> np.ndarray:
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels; make it smaller"
-        ) from error
+        megapixels = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        raise InputError(f"{path}: more than {megapixels} megapixels; make it smaller") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a picture, or of a kind that Pillow cannot read") from error
     except PermissionError as error:
@@ -211,11 +195,14 @@ def size(path: pathlib.Path) -> tuple[int, int] | None:
 
 def output_names(paths: Sequence[pathlib.Path]) -> list[str]:
     """A unique name for the output files of each photo: its own without the ending, numbered if taken."""
-    own = [os.fsdecode(os.fsencode(path.stem)[:LONGEST_NAME]) for path in paths]
-    stems, taken, names = {stem.casefold() for stem in own}, set(), []
-    for stem in own:
-        name, number = stem, 1
-        while name.casefold() in taken or (number > 1 and name.casefold() in stems):
+    stems = [os.fsdecode(os.fsencode(path.stem)[:LONGEST_NAME]) for path in paths]
+    reserved = {stem.casefold() for stem in stems}
+    taken = set()
+    names = []
+    for stem in stems:
+        name = stem
+        number = 1
+        while name.casefold() in taken or (number > 1 and name.casefold() in reserved):
             number += 1
             name = f"{stem}-{number}"
         taken.add(name.casefold())

@@ -53,14 +53,16 @@ def mosaic(path: str | os.PathLike, examples: Sequence[Example], class_names: Se
     colors = palette(class_names)
     columns = ("photo", "truth", "prediction", "overlay")
     legend = _legend(examples, class_names, colors)
-    side, legend_rows = 2.2, -(-len(legend) // LEGEND_COLUMNS)  # inches
+    side = 2.2  # inches
+    legend_rows = -(-len(legend) // LEGEND_COLUMNS)
     size = (side * len(columns) + 0.5, side * len(examples) + 0.68 + 0.24 * legend_rows)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(len(examples), len(columns), squeeze=False)
     for row, example in zip(axes, examples, strict=True):
-        truth, prediction = colorize(example.label, colors), colorize(example.prediction, colors)
-        pictures = (example.image, truth, prediction, overlay(example.image, example.prediction, colors))
+        blended = overlay(example.image, example.prediction, colors)
+        label_maps = [colorize(ids, colors) for ids in (example.label, example.prediction)]
+        pictures = [example.image, *label_maps, blended]
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
@@ -73,11 +75,11 @@ def mosaic(path: str | os.PathLike, examples: Sequence[Example], class_names: Se
 
 
 def _legend(examples: Sequence[Example], class_names: Sequence[str], colors: np.ndarray) -> list[Patch]:
-    """A coloured field per class; with many classes, only the largest ones in these examples."""
+    """A coloured patch per class; with many classes, only for the largest ones in these examples."""
     pixels = sum(np.bincount(np.append(e.label, e.prediction), minlength=256) for e in examples)[: len(class_names)]
     order = np.argsort(-pixels, kind="stable")[:LEGEND_CLASSES]
     shown = sorted(index for index in order if pixels[index] or len(class_names) <= LEGEND_COLUMNS)
     names = [textwrap.shorten(name, 24, placeholder="...") for name in class_names]
-    fields = [Patch(facecolor=colors[index] / 255, edgecolor="grey", label=names[index]) for index in shown]
+    patches = [Patch(facecolor=colors[index] / 255, edgecolor="grey", label=names[index]) for index in shown]
     more = np.count_nonzero(pixels) - len(shown)
-    return fields + ([Patch(alpha=0, label=f"and {more} more")] if more > 0 else [])
+    return patches + ([Patch(alpha=0, label=f"and {more} more")] if more > 0 else [])

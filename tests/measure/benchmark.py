@@ -315,7 +315,8 @@ def predict_photos(is_plain, width, height):
                 plain.segment_and_save(model, trained.class_names, path, folder)
         else:
             items = [photos.Item(path, path.stem) for path in names]
-            assert sum(1 for _ in predict.write_all(trained, items, folder / "output", photos.Tally())) == len(names)
+            written = predict.write_photos(trained, items, folder / "output", photos.Counts())
+            assert sum(1 for _ in written) == len(names)
         return len(names)
 
     for number in range(PREDICTED[is_plain]):

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 
 # Chosen on 100 training photos for the best outline.
-MIDDLE, PER_PIXEL = 128, 4  # a depth of d pixels inside the outline, as uint8: MIDDLE + PER_PIXEL * d
+ON_OUTLINE = 128  # a depth of d pixels inside the outline is the uint8 ON_OUTLINE + PER_PIXEL * d
+PER_PIXEL = 4
 BORDER = 8.5  # half the width of a trimap's border in a photo of 500 pixels; in the guide's it is below 127 / PER_PIXEL
 CONTRAST = 1.2  # of a cutout's edge: alpha goes from 0 to 1 within 1 / CONTRAST of the probability's range
 SURROUNDINGS = (0.08, 0.02)  # of the longer side, from which the colours of a soft edge are estimated
 FUSED_SIDE = 250  # pixels of the longer side of the copy in which they are estimated
-BACKGROUND = "background"
+BACKGROUND = scores.TRIMAP[scores.BACKGROUND]  # its name, also among other classes
 
 
 def enlarge(
@@ -22,32 +23,22 @@ def enlarge(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Enlarges class probabilities to a photo's size, guided by the photo (matting.py).
 
-    A trimap's border is no edge in the photo but a band on both sides of the outline, so it is drawn around the guided
-    outline.
-
     Args:
       photo: uint8 [H, W, 3].
       probabilities: float32 [h, w, classes], 0..1.
       class_names: one of them may be "background".
     Returns:
       The label map, uint8 [H, W], and the probability of everything but background, float32 0..1, of a copy of the
-      photo with a longer side of at most matting.FINEST_SIDE; None if no class is the background.
+      photo with a longer side of at most matting.MAX_SIDE; None if no class is the background.
     """
     guide = matting.Guide(photo)
-    of = {name: probabilities[..., index] for index, name in enumerate(class_names)}
+    by_name = {name: probabilities[..., index] for index, name in enumerate(class_names)}
     if scores.is_trimap(class_names):
-        pet = guide.fit(of["pet"] + of["border"] / 2)  # its outline is the middle of the border
-        inside = (pet > 0.5).astype(np.uint8)
-        depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
-        coded = MIDDLE + PER_PIXEL * depth.clip(-MIDDLE, MIDDLE)  # without an outline it is infinite
-        coded = _enlarged(coded.round().clip(0, 255).astype(np.uint8), photo)
-        depths = np.arange(256)
-        in_border = np.abs(depths - MIDDLE) <= PER_PIXEL * BORDER * max(pet.shape) / 500
-        part = np.where(in_border, "border", np.where(depths > MIDDLE, "pet", "background"))
-        ids = np.select([part == name for name in class_names], range(len(class_names)))
-        return cv2.LUT(coded, ids.astype(np.uint8)), pet
+        pet = guide.fit(by_name["pet"] + by_name["border"] / 2)  # its outline is the middle of the border
+        return _trimap(pet, photo, class_names), pet
 
-    label, best = np.zeros(photo.shape[:2], np.uint8), np.zeros(photo.shape[:2], np.uint8)
+    label = np.zeros(photo.shape[:2], np.uint8)
+    best = np.zeros(photo.shape[:2], np.uint8)
     second, first = np.moveaxis(np.sort(probabilities, axis=-1)[..., -2:], -1, 0)
     for index in np.unique(probabilities.argmax(-1)):  # no other class can win
         own = probabilities[..., index]
@@ -55,7 +46,23 @@ def enlarge(
         channel = _enlarged(_as_bytes(guide.fit(own / (own + rival + 1e-9))), photo)
         label[channel > best] = index
         np.maximum(best, channel, out=best)
-    return label, guide.fit(1 - of[BACKGROUND]) if BACKGROUND in of else None
+    return label, guide.fit(1 - by_name[BACKGROUND]) if BACKGROUND in by_name else None
+
+
+def _trimap(pet: np.ndarray, photo: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """The label map of a trimap's classes from the fitted probability of a pet.
+
+    The border is no edge in the photo but a band on both sides of the outline, so it is drawn around the outline.
+    """
+    inside = (pet > 0.5).astype(np.uint8)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
+    coded = ON_OUTLINE + PER_PIXEL * depth.clip(-ON_OUTLINE, ON_OUTLINE)  # without an outline it is infinite
+    coded = _enlarged(coded.round().clip(0, 255).astype(np.uint8), photo)
+    codes = np.arange(256)
+    in_border = np.abs(codes - ON_OUTLINE) <= PER_PIXEL * BORDER * max(pet.shape) / 500
+    names = np.where(in_border, "border", np.where(codes > ON_OUTLINE, "pet", "background"))
+    ids = np.select([names == name for name in class_names], range(len(class_names)))
+    return cv2.LUT(coded, ids.astype(np.uint8))
 
 
 def _as_bytes(values: np.ndarray, contrast: float = 1.0) -> np.ndarray:
@@ -68,17 +75,14 @@ def _enlarged(values: np.ndarray, photo: np.ndarray) -> np.ndarray:
 
 
 def cut_out(photo: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """What is not background, on transparency.
+    """Everything but the background of a photo, uint8 [H, W, 3], on transparency.
 
-    Args:
-      photo: uint8 [H, W, 3].
-      foreground: its probability, as `enlarge` gives it.
-    Returns:
-      uint8 [H, W, 4]: red, green, blue, opacity. What is transparent is black.
+    Takes the probability of the foreground that `enlarge` returns. Returns uint8 [H, W, 4]: red, green, blue, opacity;
+    transparent pixels are black.
     """
     opacity = _enlarged(alpha(foreground), photo)
-    seen = colors(photo, opacity)
-    result = cv2.cvtColor(cv2.bitwise_and(seen, seen, mask=opacity), cv2.COLOR_RGB2RGBA)
+    visible = colors(photo, opacity)
+    result = cv2.cvtColor(cv2.bitwise_and(visible, visible, mask=opacity), cv2.COLOR_RGB2RGBA)
     result[..., 3] = opacity
     return result
 
@@ -89,36 +93,33 @@ def alpha(foreground: np.ndarray) -> np.ndarray:
 
 
 def colors(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """The colours of a cutout: a photo's, in the soft edge without the background's share in them.
+    """The colours of a cutout, uint8 [H, W, 3]: those of the photo, in a soft edge without the part of the background.
 
     Blur fusion (Forte, Pitie: Approximate Fast Foreground Colour Estimation, ICIP 2021): foreground and background are
-    estimated as weighted means of what is around a pixel, in ever smaller surroundings, and corrected so that both
-    together give the photo. The means come from a small copy of the photo.
-
-    Args:
-      photo: uint8 [H, W, 3].
-      opacity: uint8 [H, W].
-    Returns:
-      uint8 [H, W, 3].
+    estimated as weighted means of the surroundings of a pixel, first large and then small ones, and corrected so that
+    both together give the photo. The means come from a small copy of the photo, and `opacity` is uint8 [H, W].
     """
     edge = np.flatnonzero(cv2.inRange(opacity, 1, 254))
     if not len(edge):
         return photo
-    seen = matting.shrunk(photo, FUSED_SIDE).astype(np.float32)
-    share = matting.shrunk(opacity, FUSED_SIDE).astype(np.float32)[..., np.newaxis] / 255
-    foreground = background = seen
+    small = matting.shrunk(photo, FUSED_SIDE).astype(np.float32)
+    fraction = matting.shrunk(opacity, FUSED_SIDE).astype(np.float32)[..., np.newaxis] / 255
+    foreground = background = small
     for surroundings in SURROUNDINGS:
-        side = max(3, round(surroundings * max(share.shape)))
-        near_foreground, background = _mean(foreground, share, side), _mean(background, 1 - share, side)
-        foreground = _unmixed(seen, share, near_foreground, background)
+        side = max(3, round(surroundings * max(fraction.shape)))
+        mean_foreground = _mean(foreground, fraction, side)
+        background = _mean(background, 1 - fraction, side)
+        foreground = _unmixed(small, fraction, mean_foreground, background)
 
-    def in_edge(picture):
-        return picture.reshape(-1, 3)[edge].astype(np.float32)
+    def in_edge(values):
+        enlarged = cv2.resize(values.round().astype(np.uint8), photo.shape[1::-1])
+        return enlarged.reshape(-1, 3)[edge].astype(np.float32)
 
-    near = [cv2.resize(values.round().astype(np.uint8), photo.shape[1::-1]) for values in (near_foreground, background)]
-    share = opacity.ravel()[edge, np.newaxis] / np.float32(255)
     result = photo.copy()
-    result.reshape(-1, 3)[edge] = np.rint(_unmixed(in_edge(photo), share, *map(in_edge, near)))
+    pixels = result.reshape(-1, 3)
+    fraction = opacity.ravel()[edge, np.newaxis] / np.float32(255)
+    seen = pixels[edge].astype(np.float32)
+    pixels[edge] = np.rint(_unmixed(seen, fraction, in_edge(mean_foreground), in_edge(background)))
     return result
 
 
@@ -128,9 +129,9 @@ def _mean(values: np.ndarray, weights: np.ndarray, side: int) -> np.ndarray:
     return total / (cv2.blur(weights, (side, side))[..., np.newaxis] + 1e-5)
 
 
-def _unmixed(seen: np.ndarray, share: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
+def _unmixed(seen: np.ndarray, fraction: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
     """The foreground, 0..255, near the given one, that mixed with the background comes close to what is seen."""
-    return np.clip(foreground + share * (seen - share * foreground - (1 - share) * background), 0, 255)
+    return np.clip(foreground + fraction * (seen - fraction * foreground - (1 - fraction) * background), 0, 255)
 
 
 def overlay(photo: np.ndarray, label: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
@@ -142,6 +143,6 @@ def overlay(photo: np.ndarray, label: np.ndarray, class_names: Sequence[str]) ->
     return colored
 
 
-def shares(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """The share of each class in a label map, uint8 [H, W]: float32 [classes], 0..1."""
+def fractions(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """The fraction of each class in a label map, uint8 [H, W]: float32 [classes], 0..1."""
     return cv2.calcHist([label], [0], None, [num_classes], [0, num_classes]).ravel() / label.size

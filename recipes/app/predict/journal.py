@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from app import files
 from app.cli import print_table
@@ -13,76 +15,75 @@ from app.photos import Item
 
 import numpy as np
 
-MOST_LINES = 40  # of the table
+MAX_ROWS = 40  # of the table
 
 
 class Journal:
-    """Appends a line to predictions.jsonl when the pictures of a photo are written. Each shard has its own file.
+    """Appends a line to predictions.jsonl when the pictures of a photo are written.
 
-    Args:
-      folder: where the file goes.
-      class_names: of the shares.
-      weights: the fingerprint of the weights that predict; see `fingerprint`.
-      shard: (I, N), or None for all photos.
+    `weights` is the fingerprint of the weights that predict. A `shard`, (I, N), has its own file.
     """
 
     def __init__(
         self, folder: pathlib.Path, class_names: Sequence[str], weights: str, shard: tuple[int, int] | None = None
     ):
-        name = "predictions.jsonl" if shard is None else "predictions-{}-of-{}.jsonl".format(*shard)
-        self.path, self.class_names, self.weights = folder / name, class_names, weights
-        self.lines = []  # of this run
-        self.kept = []  # of the runs before
-        self.states = {}  # of each photo's file
+        name = "predictions-{}-of-{}.jsonl".format(*shard) if shard else "predictions.jsonl"
+        self.path = folder / name
+        self.class_names = class_names
+        self.weights = weights
+        self.entries = []  # of this run
+        self.kept = []  # of earlier runs
+        self.states = {}  # {path: state of the file}, taken before the photos are read
 
     def select(self, items: Sequence[Item], skip_done: bool) -> list[Item]:
         """The photos to do: with `skip_done` those not yet recorded for the same weights and the same file."""
-        self.states = {_text(item.path): _state(item.path) for item in items}  # before the photos are read
-        if not skip_done:
-            return list(items)
-        done, kept = {}, {}
-        if self.path.exists():
-            for line in self.path.read_bytes().decode("utf-8", errors="replace").split("\n"):
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # the last may be incomplete
+        self.states = {item.path: _state(item.path) for item in items}
+        recorded = {}
+        if skip_done and self.path.exists():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+                with contextlib.suppress(ValueError):  # the last line may be incomplete
                     entry = json.loads(line)
-                    kept[entry["path"]], done[entry["path"]] = line, (entry.get("weights"), entry.get("file"))
-        selected = [
-            item for item in items if done.get(_text(item.path)) != (self.weights, self.states[_text(item.path)])
-        ]
-        for item in selected:
-            kept.pop(_text(item.path), None)
-        self.kept = list(kept.values())
+                    recorded[entry["path"]] = entry
+        selected = []
+        for item in items:
+            entry = recorded.get(_text(item.path), {})
+            if (entry.get("weights"), entry.get("file")) != (self.weights, self.states[item.path]):
+                selected.append(item)
+                recorded.pop(_text(item.path), None)
+        self.kept = list(recorded.values())
         return selected
 
-    def add(self, path: pathlib.Path, size: tuple[int, int], shares: np.ndarray, seconds: float, **more) -> None:
-        if not self.lines:  # until now the file of the run before is untouched
-            files.write_text(self.path, "".join(f"{line}\n" for line in self.kept))
-        shares = dict(zip(self.class_names, (round(float(share), 5) for share in shares), strict=True))
-        entry = {"path": _text(path), "size": list(size), **more, "shares": shares, "seconds": round(seconds, 3)}
-        entry |= {"weights": self.weights, "file": self.states[_text(path)]}
-        self.lines.append(entry)
+    def add(self, path: pathlib.Path, size: tuple[int, int], fractions: np.ndarray, seconds: float, **more) -> None:
+        """Records a photo or video: its size (width, height), the fraction of each class, 0..1, the seconds, `more`."""
+        if not self.entries:  # until now the file of the run before is untouched
+            files.write_text(self.path, "".join(map(_line, self.kept)))
+        shares = dict(zip(self.class_names, (round(float(fraction), 5) for fraction in fractions), strict=True))
+        entry = {"path": _text(path), "size": size, **more, "shares": shares, "seconds": round(seconds, 3)}
+        entry |= {"weights": self.weights, "file": self.states[path]}
+        self.entries.append(entry)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            file.write(_line(entry))
 
     def print(self) -> None:
         table = [("photo or video", "size", "seconds", "shares")]
-        for entry in self.lines[:MOST_LINES]:
+        for entry in self.entries[:MAX_ROWS]:
             largest = sorted(entry["shares"].items(), key=lambda item: -item[1])[:4]
-            summary = ", ".join(f"{share:.0%} {name}" for name, share in largest)
+            summary = ", ".join(f"{fraction:.0%} {name}" for name, fraction in largest)
             name = str(files.shown(pathlib.Path(entry["path"])))
             table.append((name, "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
         print_table(table)
-        if len(self.lines) > MOST_LINES:
-            print(f"... and {len(self.lines) - MOST_LINES} more")
+        if len(self.entries) > MAX_ROWS:
+            print(f"... and {len(self.entries) - MAX_ROWS} more")
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
 def fingerprint(weights: pathlib.Path) -> str:
     """Identifies the content of a weights file."""
-    digest = hashlib.blake2b(digest_size=8)
-    with weights.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def _state(path: pathlib.Path) -> str | None:

@@ -1,78 +1,76 @@
-"""A network's coarse answer, made to follow the photo: outlines, and the opacity of hair.
+"""Coarse probabilities of a network, fitted to the edges of the photo: outlines, and the opacity of hair.
 
 Where two colours mix, the opacity is close to a linear function of the colour, so one is fitted to it in every small
 window (He, Sun, Tang: Fast Matting Using Large Kernel Matting Laplacian Matrices, CVPR 2010). The network decides where
 it is sure, the photo where it is not.
 """
 
-import functools
-
 import cv2
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
-FINEST_SIDE = 1500  # pixels of the longer side of an answer; a larger photo gets it enlarged
+MAX_SIDE = 1500  # pixels of the longer side of a result, which is enlarged for a larger photo
 # Chosen on training photos.
 SIDE = 128  # pixels of the longer side of the copy in which the equations are solved
-RADIUS = 2  # of a window in it
-REGULARITY = 1e-5  # of the linear fits, for colours 0..1; more of it flattens them
+WINDOW = (5, 5)  # pixels of it
+REGULARIZATION = 1e-5  # of the linear fits, for colours 0..1; more of it flattens them
 STEPS = 10  # stopped early on purpose: more would soften the outline
-SHARPNESS = 8.0  # contrast of the network's answer as the target of the fits
-STEEPEST = 3.0  # slope of a fit at full size, where a photo has noise
+SHARPNESS = 8.0  # contrast of the probabilities as the target of the fits
+MAX_SLOPE = 3.0  # of a fit at full size, where a photo has noise
 
 
 class Guide:
-    """A photo, or a part of one, ready for answers to be fitted to it.
+    """A photo, or a part of one, ready for probabilities to be fitted to it.
 
     Args:
       photo: uint8 [H, W, 3].
     Attributes:
-      photo: a copy with a longer side of at most FINEST_SIDE pixels.
+      photo: a copy with a longer side of at most MAX_SIDE pixels.
       small: a copy of SIDE pixels, float32 [h, w, 3], 0..1.
-      mean, inverse: of the colours in each window of it, their mean [h, w, 3] and the inverse of their regularised
+      mean, inverse: of the colours in each window of it, their mean [h, w, 3] and the inverse of their regularized
         covariance [h, w, 3, 3].
     """
 
     def __init__(self, photo: np.ndarray):
-        self.photo = shrunk(photo, FINEST_SIDE)
+        self.photo = shrunk(photo, MAX_SIDE)
         self.small = shrunk(photo, SIDE).astype(np.float32) / 255
-        self.mean = _windows(self.small)
+        self.mean = _window_means(self.small)
         products = self.small[..., :, np.newaxis] * self.small[..., np.newaxis, :]
-        covariance = _windows(products.reshape(*self.small.shape[:2], 9)).reshape(products.shape)
+        covariance = _window_means(products.reshape(*self.small.shape[:2], 9)).reshape(products.shape)
         covariance -= self.mean[..., :, np.newaxis] * self.mean[..., np.newaxis, :]
-        self.inverse = np.linalg.inv(covariance + REGULARITY * np.eye(3, dtype=np.float32))
+        self.inverse = np.linalg.inv(covariance + REGULARIZATION * np.eye(3, dtype=np.float32))
 
     def fit(self, probabilities: np.ndarray) -> np.ndarray:
         """Enlarges probabilities float32 [h, w], 0..1, to the size of `photo`, float32 0..1, with the photo's edges."""
         size = self.small.shape[1::-1]
-        answer = cv2.resize(np.ascontiguousarray(probabilities), size, interpolation=cv2.INTER_LINEAR).ravel()
-        sure = (2 * answer - 1) ** 2
-        target = ((answer - 0.5) * SHARPNESS + 0.5).clip(0, 1)
+        coarse = cv2.resize(np.ascontiguousarray(probabilities), size, interpolation=cv2.INTER_LINEAR).ravel()
+        certainty = (2 * coarse - 1) ** 2
+        target = ((coarse - 0.5) * SHARPNESS + 0.5).clip(0, 1)
 
-        def equations(opacity):  # the opacity equals the mean of its windows' fits, and the target where that is sure
-            return opacity - _apply(self._fits(opacity), self.small).ravel() + sure * opacity
+        def equations(opacity):  # it equals the mean of its windows' fits, and the target where the network is sure
+            return opacity - _apply(self._fits(opacity), self.small).ravel() + certainty * opacity
 
-        operator = LinearOperator((answer.size, answer.size), equations, dtype=np.float32)
-        opacity, _ = cg(operator, sure * target, x0=target, rtol=1e-4, maxiter=STEPS)
+        operator = LinearOperator((coarse.size, coarse.size), equations, dtype=np.float32)
+        opacity, _ = cg(operator, certainty * target, x0=target, rtol=1e-4, maxiter=STEPS)
         fits = self._fits(opacity)
         slopes = fits[..., :3]
-        steep = np.maximum(1, np.linalg.norm(slopes, axis=-1, keepdims=True) / STEEPEST)
-        fits[..., 3] += (slopes * (1 - 1 / steep) * self.small).sum(-1)
-        fits[..., :3] /= steep
+        excess = np.maximum(1, np.linalg.norm(slopes, axis=-1, keepdims=True) / MAX_SLOPE)
+        fits[..., 3] += (slopes * (1 - 1 / excess) * self.small).sum(-1)
+        fits[..., :3] /= excess
         fits = cv2.resize(fits, self.photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return _apply(fits, self.photo * np.float32(1 / 255)).clip(0, 1)
 
     def _fits(self, opacity: np.ndarray) -> np.ndarray:
         """The mean linear function of the colour around each pixel, [h, w, 4]: three slopes and a constant."""
         opacity = opacity.astype(np.float32).reshape(*self.small.shape[:2], 1)
-        means = _windows(np.concatenate([self.small * opacity, opacity], axis=-1))
+        means = _window_means(np.concatenate([self.small * opacity, opacity], axis=-1))
         slopes = np.einsum("hwij,hwj->hwi", self.inverse, means[..., :3] - self.mean * means[..., 3:])
         constant = means[..., 3:] - (slopes * self.mean).sum(-1, keepdims=True)
-        return _windows(np.concatenate([slopes, constant], axis=-1))
+        return _window_means(np.concatenate([slopes, constant], axis=-1))
 
 
 def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture whose longer side is at most so many pixels."""
+    """A picture whose longer side is at most `side` pixels."""
     scale = min(1.0, side / max(picture.shape[:2]))
     size = tuple(max(1, round(length * scale)) for length in picture.shape[1::-1])
     return picture if scale == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -82,5 +80,5 @@ def _apply(fits: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return np.einsum("hwi,hwi->hw", fits[..., :3], colors) + fits[..., 3]
 
 
-# Means over the window around each pixel.
-_windows = functools.partial(cv2.blur, ksize=(2 * RADIUS + 1, 2 * RADIUS + 1), borderType=cv2.BORDER_REFLECT_101)
+def _window_means(values: np.ndarray) -> np.ndarray:
+    return cv2.blur(values, WINDOW, borderType=cv2.BORDER_REFLECT_101)

@@ -1,6 +1,7 @@
 """A trained network, ready to segment pictures of any size."""
 
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -47,14 +48,28 @@ def from_weights(
     return Network(backend.forward(with_softmax, BATCH_SIZE), model.input_shape[1], names, path)
 
 
-def batches(pictures: Iterable, pixels: Callable[[Any], np.ndarray]) -> Iterator[list]:
-    """Lists of up to BATCH_SIZE pictures, fewer if they are large; pixels() gives the [H, W, 3] of each."""
-    batch, total = [], 0
-    for picture in pictures:
-        batch.append(picture)
-        total += pixels(picture).size / 3
+def segment_all(
+    network: Network, pictures: Iterable[tuple[Any, np.ndarray]]
+) -> Iterator[tuple[Any, np.ndarray, np.ndarray, float]]:
+    """Segments pictures in batches, each given by a key and its pixels, uint8 [H, W, 3].
+
+    Yields the key, the pixels, the class probabilities float32 [size, size, classes], and the seconds of the network.
+    """
+    pictures = iter(pictures)
+    while batch := _next_batch(pictures):
+        began = time.perf_counter()
+        probabilities = network.segment([pixels for _, pixels in batch])
+        seconds = (time.perf_counter() - began) / len(batch)
+        for (key, pixels), own in zip(batch, probabilities, strict=True):
+            yield key, pixels, own, seconds
+
+
+def _next_batch(pictures: Iterator[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
+    batch = []
+    total = 0
+    for key, pixels in pictures:
+        batch.append((key, pixels))
+        total += pixels.size / 3
         if len(batch) == BATCH_SIZE or total >= BATCH_PIXELS:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
+            break
+    return batch

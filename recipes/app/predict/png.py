@@ -9,8 +9,8 @@ import numpy as np
 from isal import isal_zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6
-KINDS = {("uint8", ()): GREY, ("uint16", ()): GREY, ("uint8", (3,)): RGB, ("uint8", (4,)): RGBA}
+PALETTE = 3
+COLOR_TYPES = {("uint8", ()): 0, ("uint16", ()): 0, ("uint8", (3,)): 2, ("uint8", (4,)): 6}  # grey, RGB, RGBA
 UP = 2  # the filter: each row holds the differences to the one above
 
 
@@ -25,15 +25,15 @@ def write(path: pathlib.Path, picture: np.ndarray, palette: np.ndarray | None = 
       KeyError: for another kind of picture.
     """
     height, width, *channels = picture.shape
-    kind = KINDS[picture.dtype.name, tuple(channels)] if palette is None else PALETTE
-    high_bytes_first = picture.astype(picture.dtype.newbyteorder(">"), order="C", copy=False)
-    rows = high_bytes_first.reshape(height, -1).view(np.uint8)
+    color_type = COLOR_TYPES[picture.dtype.name, tuple(channels)] if palette is None else PALETTE
+    big_endian = picture.astype(picture.dtype.newbyteorder(">"), order="C", copy=False)
+    rows = big_endian.reshape(height, -1).view(np.uint8)
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = UP
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
 
-    chunks = [(b"IHDR", struct.pack(">2I5B", width, height, 8 * picture.itemsize, kind, 0, 0, 0))]
+    chunks = [(b"IHDR", struct.pack(">2I5B", width, height, 8 * picture.itemsize, color_type, 0, 0, 0))]
     if palette is not None:
         chunks.append((b"PLTE", palette.tobytes()))
     chunks += [(b"IDAT", isal_zlib.compress(filtered, level=1)), (b"IEND", b"")]

@@ -6,17 +6,17 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from app import device, photos
-from app.cli import InputError
+from app.cli import InputError, listed
 from app.files import shown
 from app.predict import cutout, journal, network, png, video
 from common import masks
 
 import keras
-import numpy as np
 
-MOST_WRITERS = 4  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
+MAX_WRITERS = 4  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
 
 
 def run(
@@ -34,85 +34,77 @@ def run(
     A photo gives NAME_mask.png (a palette image of class ids), NAME_overlay.png, NAME_cutout.png (everything but the
     background) and a line of predictions.jsonl; a video gives NAME_overlay.mp4 and such a line.
 
-    Args:
-      recipe, build_model: the recipe, and what builds its network.
-      paths: photos, folders or videos.
-      output: the folder to write to.
-      weights: the trained weights; None for those of the recipe.
-      shard: (I, N) does the I-th of N parts.
-      resume: leaves out what is done already; a shard always does.
+    Without `weights` those of the recipe are used. `shard` (I, N) selects the I-th of N parts; it skips what is done
+    already, as `resume` does.
     """
-    tally = photos.Tally()
-    pictures, videos = photos.find_all(paths, output, tally, videos=True)
-    if not pictures and not videos:
-        return tally.exit_status()
-    part, parts = shard or (1, 1)
-    pictures, videos = pictures[part - 1 :: parts], videos[part - 1 :: parts]
-    found = len(pictures) + len(videos)
-    where = device.description(device.start())  # before anything else uses it
+    counts = photos.Counts()
+    items = photos.find_all(paths, output, counts, with_videos=True)
+    if not items:
+        return counts.exit_status()
+    if shard:
+        part, parts = shard
+        items = items[part - 1 :: parts]
+    device_name = device.description(device.start())  # before TensorFlow or JAX computes anything
     trained = network.from_weights(recipe, build_model, weights)
     lines = journal.Journal(output, trained.class_names, journal.fingerprint(trained.file), shard)
-    selected = set(lines.select(pictures + videos, skip_done=bool(resume or shard)))
-    pictures, videos = ([item for item in items if item in selected] for items in (pictures, videos))
-    tally.succeed(found - len(selected))
-    names = ", ".join(trained.class_names[:6]) + (", ..." if len(trained.class_names) > 6 else "")
-    what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {tally.done}"
-    print(f"{recipe} | {what} | {shown(trained.file)}, {trained.size} px: {names} | {where}", flush=True)
+    selected = lines.select(items, skip_done=resume or shard is not None)
+    pictures = [item for item in selected if not item.is_video]
+    videos = [item for item in selected if item.is_video]
+    counts.done = len(items) - len(selected)
+    what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {counts.done}"
+    names = listed(trained.class_names)
+    print(f"{recipe} | {what} | {shown(trained.file)}, {trained.size} px: {names} | {device_name}", flush=True)
 
-    for photo, shares, seconds in write_all(trained, pictures, output, tally):
-        lines.add(photo.path, photo.pixels.shape[1::-1], shares, seconds)
-        tally.succeed()
-    for path, name in videos:
-        began = time.perf_counter()
-        try:
-            size, count, shares = video.write(output / f"{name}_overlay.mp4", path, trained)
-        except InputError as error:
-            tally.fail(str(error))
-        else:
-            lines.add(path, size, shares, time.perf_counter() - began, frames=count)
-            tally.succeed()
-    if tally.done:
+    photo_results = write_photos(trained, pictures, output, counts)
+    video_results = write_videos(trained, videos, output, counts)
+    for item, result in itertools.chain(photo_results, video_results):
+        lines.add(item.path, **result)
+        counts.done += 1
+    if counts.done:
         lines.print()
         print(f"pictures and {lines.path.name} are in {shown(output)}")
-    return tally.exit_status()
+    return counts.exit_status()
 
 
-def write_all(
-    trained: network.Network, pictures: Sequence[photos.Item], output: pathlib.Path, tally: photos.Tally
-) -> Iterator[tuple[photos.Photo, np.ndarray, float]]:
-    """Writes the pictures of photos; yields each with its shares of the classes and its seconds, in order.
+def write_photos(
+    trained: network.Network, items: Sequence[photos.Item], output: pathlib.Path, counts: photos.Counts
+) -> Iterator[tuple[photos.Item, dict[str, Any]]]:
+    """Writes the pictures of photos, and yields each item in order, with what the journal records of it.
 
     Reading, the network and writing overlap; the seconds are those of the network and of writing.
     """
+    class_names = trained.class_names
 
-    def segmented():
-        for batch in network.batches(photos.read_all(pictures, tally), lambda photo: photo.pixels):
-            began = time.perf_counter()
-            answers = trained.segment([photo.pixels for photo in batch])
-            seconds = (time.perf_counter() - began) / len(batch)
-            yield from zip(batch, answers, itertools.repeat(seconds))
-
-    def write(item):
-        photo, probabilities, seconds = item
+    def write(segmented):
+        item, photo, probabilities, seconds = segmented
         began = time.perf_counter()
-        return _write(output, trained.class_names, photo, probabilities), seconds + time.perf_counter() - began
+        label, foreground = cutout.enlarge(photo, probabilities, class_names)
+        png.write(output / f"{item.name}_mask.png", label, masks.palette(class_names))
+        png.write(output / f"{item.name}_overlay.png", cutout.overlay(photo, label, class_names))
+        path = output / f"{item.name}_cutout.png"
+        if foreground is None:
+            path.unlink(missing_ok=True)  # left by other weights
+        else:
+            png.write(path, cutout.cut_out(photo, foreground))
+        seconds += time.perf_counter() - began
+        return {"size": photo.shape[1::-1], "fractions": cutout.fractions(label, len(class_names)), "seconds": seconds}
 
-    writers = min(os.cpu_count(), MOST_WRITERS)
+    segmented = network.segment_all(trained, photos.read_all(items, counts))
+    writers = min(os.cpu_count(), MAX_WRITERS)
     with ThreadPoolExecutor(writers) as pool:
-        for (photo, *_), future in photos.in_order(pool, write, segmented(), writers):
-            yield photo, *future.result()
+        for (item, *_), result in photos.in_order(pool, write, segmented, writers):
+            yield item, result.result()
 
 
-def _write(
-    folder: pathlib.Path, class_names: Sequence[str], photo: photos.Photo, probabilities: np.ndarray
-) -> np.ndarray:
-    """Writes the pictures of one photo; returns the share of each class."""
-    label, foreground = cutout.enlarge(photo.pixels, probabilities, class_names)
-    png.write(folder / f"{photo.name}_mask.png", label, masks.palette(class_names))
-    png.write(folder / f"{photo.name}_overlay.png", cutout.overlay(photo.pixels, label, class_names))
-    path = folder / f"{photo.name}_cutout.png"
-    if foreground is None:
-        path.unlink(missing_ok=True)  # left by other weights
-    else:
-        png.write(path, cutout.cut_out(photo.pixels, foreground))
-    return cutout.shares(label, len(class_names))
+def write_videos(
+    trained: network.Network, items: Sequence[photos.Item], output: pathlib.Path, counts: photos.Counts
+) -> Iterator[tuple[photos.Item, dict[str, Any]]]:
+    """Writes the overlays of videos; yields each item and what the journal records of it."""
+    for item in items:
+        began = time.perf_counter()
+        try:
+            result = video.write(output / f"{item.name}_overlay.mp4", item.path, trained)
+        except InputError as error:
+            counts.fail(str(error))
+        else:
+            yield item, {**result, "seconds": time.perf_counter() - began}
