@@ -20,7 +20,7 @@ Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Seg
          Girshick: Fast R-CNN, ICCV 2015, section 4.5 (which layers of VGG16 are worth fine-tuning).
 """
 
-from app import cli, encoders, runs
+from app import cli, runs
 from common import losses, scores
 
 import keras
@@ -105,7 +105,7 @@ def main() -> None:
         epochs=EPOCHS,
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
-        encoder=encoders.VGG16,
+        encoder=keras.applications.VGG16,
     )
     data = run.load_data()
     num_classes = len(data.class_names)

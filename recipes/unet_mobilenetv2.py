@@ -19,7 +19,7 @@ Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedica
          Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
 """
 
-from app import cli, encoders, runs
+from app import cli, runs
 from common import losses, scores
 
 import keras
@@ -87,7 +87,7 @@ def main() -> None:
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
         frozen_epochs=FROZEN_EPOCHS,
-        encoder=encoders.MOBILENETV2,
+        encoder=keras.applications.MobileNetV2,
     )
     data = run.load_data()
     num_classes = len(data.class_names)

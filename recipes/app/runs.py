@@ -27,7 +27,7 @@ def start(
     batch_size: int,
     learning_rate: float,
     frozen_epochs: int | None = None,
-    encoder: encoders.Encoder | None = None,
+    encoder: Callable[..., keras.Model] | None = None,
 ) -> "Run":
     """Reads the command line and prepares the training; with --check-data or --predict does that, and exits.
 

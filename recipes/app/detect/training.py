@@ -17,6 +17,7 @@ from app.datasets import Scene, check, empty_scene, pets, synthetic
 from app.detect import detector, export, instances, label_map, network, precision, report, scenes, sources
 from app.report import versions, write_history
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
@@ -51,7 +52,7 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
         sys.exit(0)
     gpus = device.start(runs_on_jax=False)  # before anything else uses them
     tf_keras.utils.set_random_seed(args.seed)
-    encoder_weights = encoders.weights_file(encoders.MOBILENETV2, args.backbone_weights)
+    encoder_weights = encoders.weights_file(keras.applications.MobileNetV2, args.backbone_weights)
     source = sources.load(args.data, args.data_dir, args.seed, args.limit)
     listed = ", ".join(f"{count} {split}" for split, count in source.counts.items())
     print(f"{recipe} | {args.data}, {args.image_size} px: {listed} | {device.description(gpus)}", flush=True)
@@ -96,7 +97,7 @@ class Run:
         if rng.random() < NOTHING:
             is_drawn = rng.random() < DRAWN
             image = synthetic.draw_background(rng, self.image_size) if is_drawn else None
-            base = empty_scene(image) if is_drawn else scenes.erase(rng, base)
+            base = empty_scene(image) if is_drawn else scenes.inpaint_instances(rng, base)
         return scenes.compose(rng, base, self._draw_photo, self.image_size)
 
     def _draw_photo(self, rng: np.random.Generator) -> Scene:
@@ -199,7 +200,7 @@ class Run:
     def report(self) -> None:
         """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
         try:
-            best = detector.from_saved_model((str(self.model_path),))
+            best = detector.from_saved_model(str(self.model_path))
         except cli.InputError as error:
             raise cli.InputError(f"{error}; deleted or damaged before it could be scored; train again") from error
         detect = self._detector(best)
