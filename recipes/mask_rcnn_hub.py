@@ -47,7 +47,7 @@ def load(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
     """The detector that --model names; by default the large one or, if it cannot be downloaded, the small one."""
     if model is not None:
         return detector.from_saved_model(str(SMALL) if model == "small" else model)
-    for url in sorted(MODELS, key=saved_models.is_cached, reverse=True):
+    for url in sorted(MODELS, key=lambda url: saved_models.cache_folder(url).exists(), reverse=True):
         try:
             return detector.from_saved_model(url)
         except saved_models.Unavailable as error:

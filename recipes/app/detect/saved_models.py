@@ -9,6 +9,7 @@ import sys
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterable
 
 from app import download, files
 from app.cli import InputError, one_line
@@ -16,6 +17,8 @@ from app.cli import InputError, one_line
 import tensorflow as tf
 import tensorflow_hub as hub
 from tensorflow_hub import compressed_module_resolver
+
+CHECKPOINTS = "*/checkpoint"  # in the model zoo's archives: as large as the SavedModel, and not needed
 
 os.environ.setdefault("TFHUB_CACHE_DIR", str(files.ROOT / "weights" / "tfhub"))
 compressed_module_resolver.LOCK_FILE_TIMEOUT_SEC = download.TIMEOUT  # a killed download leaves its lock behind
@@ -56,17 +59,13 @@ def load(handle: str):
         raise InputError(f"model {handle}: its SavedModel cannot be loaded ({one_line(error)}){advice}") from error
 
 
-def is_cached(url: str) -> bool:
-    return _cached(url).exists()
-
-
-def _cached(url: str) -> pathlib.Path:
-    """The folder in which tensorflow-hub keeps a model that it has downloaded."""
+def cache_folder(url: str) -> pathlib.Path:
+    """Where tensorflow-hub keeps a model, once it is downloaded."""
     return pathlib.Path(os.environ["TFHUB_CACHE_DIR"], hashlib.sha1(url.encode()).hexdigest())
 
 
 def _download(url: str) -> pathlib.Path:
-    folder = _cached(url)
+    folder = cache_folder(url)
     if folder.exists():
         return folder
     files.check_writable(folder.parent, "weights folder")
@@ -79,9 +78,8 @@ def _download(url: str) -> pathlib.Path:
         raise InputError(f"model {url}: cannot be kept in {files.shown(folder.parent)} ({error.message})") from error
     except Exception as error:  # of urllib, sockets and tarfile; it may be the page of a login instead
         raise Unavailable(f"model {url}: the download failed ({one_line(error)})") from error
-    # The model zoo's checkpoints are as large as the SavedModels, and killed downloads leave folders behind.
-    for useless in (*folder.glob("*/checkpoint"), *folder.parent.glob(f"{folder.name}.*.tmp")):
-        shutil.rmtree(useless, ignore_errors=True)
+    _remove(folder.glob(CHECKPOINTS))
+    _remove(folder.parent.glob(f"{folder.name}.*.tmp"))  # of downloads that were killed
     return folder
 
 
@@ -96,22 +94,19 @@ def _unpack(archive: pathlib.Path) -> pathlib.Path:
         unpacked = pathlib.Path(temporary, "model")
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(unpacked, filter=_filter)
-                while tar.fileobj.read(2**20):  # up to the checksum at the end
-                    pass
+                tar.extractall(unpacked, filter="data")  # nothing outside of the folder
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise InputError(f"model {archive}: not a complete .tar.gz archive ({one_line(error)})") from error
         _find_saved_model(unpacked, str(archive))
+        _remove(unpacked.glob(CHECKPOINTS))
         with contextlib.suppress(OSError):  # another run has just unpacked it
             unpacked.rename(folder)
     return folder
 
 
-def _filter(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    """Leaves out checkpoints and links; refuses files that lead out of the archive."""
-    if "checkpoint" in member.name.split("/") or member.issym() or member.islnk():
-        return None
-    return tarfile.data_filter(member, path)
+def _remove(folders: Iterable[pathlib.Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _find_saved_model(folder: pathlib.Path, handle: str) -> pathlib.Path:
