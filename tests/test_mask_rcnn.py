@@ -266,16 +266,17 @@ def test_a_downloaded_model_is_kept(command_line, drawn, weights, http_server, t
 def test_a_genuine_export(command_line, shared, weights, tmp_path):
     """A small Mask R-CNN as TensorFlow's exporter writes it, unpacked once; its masks are those of the API."""
     archive = shared / "detectors" / "mask_rcnn_tiny_128.tar.gz"
+    path = mask_rcnn_hub.PHOTOS / "cat.jpg"
     for number in range(2):
         flags = ("--min-score", 0.4, "--model", archive, "--output", tmp_path / str(number))
-        status, out, err = command_line(mask_rcnn_hub, *flags)
+        status, out, err = command_line(mask_rcnn_hub, path, *flags)
         assert (status, err) == (0, "") and "loading " in out and ", 4 MB" in out
         (kept,) = weights.iterdir()
         assert kept.name.startswith("mask_rcnn_tiny_128-") and not list(kept.rglob("checkpoint"))
     assert detections(tmp_path / "0") == detections(tmp_path / "1") and len(detections(tmp_path / "0")) > 10
 
     predict = detector.from_saved_model(str(kept))
-    photo = photos.read(mask_rcnn_hub.PHOTOS / "cat.jpg")
+    photo = photos.read(path)
     outputs = {name: tensor[0].numpy() for name, tensor in predict(photo).items()}
     compared = 0
     for mask, box in zip(outputs["detection_masks"], outputs["detection_boxes"], strict=True):
