@@ -20,7 +20,7 @@ Papers:  Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Seg
          Girshick: Fast R-CNN, ICCV 2015, section 4.5 (which layers of VGG16 are worth fine-tuning).
 """
 
-from app import cli, encoders, runs
+from app import cli, runs
 from common import losses, scores
 
 import keras
@@ -98,7 +98,7 @@ def bilinear_kernel(factor: int, num_classes: int) -> np.ndarray:
 
 @cli.program()
 def main() -> None:
-    run = runs.start("fcn_vgg16", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE, encoders.VGG16)
+    run = runs.start("fcn_vgg16", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE, keras.applications.VGG16)
     data = run.load_data()
     num_classes = len(data.class_names)
     model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))

@@ -21,7 +21,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from app import cli, device, files, photos
 from app.detect import detector, instances, label_map, saved_models
@@ -44,25 +44,19 @@ MAX_DETECTIONS = 100  # as many as the model returns
 
 
 def load(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
-    """The detector that --model names, see detector.py; by default the large one or, without a network, the small."""
-    if model is None:
+    """The detector that --model names; by default the large one or, if it cannot be downloaded, the small one."""
+    if model is not None:
+        return detector.from_saved_model(str(SMALL) if model == "small" else model)
+    for url in sorted(MODELS, key=lambda url: saved_models.cache_folder(url).exists(), reverse=True):
         try:
-            return detector.from_saved_model(MODELS)
+            return detector.from_saved_model(url)
         except saved_models.Unavailable as error:
-            by_hand = f"to get it by hand, download {MODELS[-1]} elsewhere and name it with --model FILE.tar.gz"
-            small = "using the small one, which finds cats and dogs only"
-            print(f"the large model is not available: {small} ({error}; {by_hand})", flush=True)
-            model = "small"
-    try:
-        return detector.from_saved_model((str(SMALL) if model == "small" else model,))
-    except cli.InputError as error:
-        raise cli.InputError(f"--model: {error}") from error
-
-
-def save(folder: pathlib.Path, name: str, photo: np.ndarray, found: Sequence[instances.Instance]) -> None:
-    """Writes NAME_overlay.png and NAME_instances.png, of the photo's size."""
-    png.write(folder / f"{name}_overlay.png", instances.overlay(photo, found))
-    png.write(folder / f"{name}_instances.png", instances.instance_map(photo.shape[:2], found))
+            print(error, flush=True)
+    by_hand = f"to get it by hand, download {MODELS[-1]} elsewhere and name it with --model FILE.tar.gz"
+    print(
+        f"the large model is not available: using the small one, which finds cats and dogs only ({by_hand})", flush=True
+    )
+    return detector.from_saved_model(str(SMALL))
 
 
 def parse_flags() -> argparse.Namespace:
@@ -86,7 +80,14 @@ def parse_flags() -> argparse.Namespace:
     return args
 
 
-@cli.program(stop_advice="detections.json has what was found so far")
+def print_unnamed(class_ids: set[int], labels: pathlib.Path) -> None:
+    if class_ids:
+        ids = cli.listed(sorted(class_ids))
+        advice = "name the label map that belongs to the model"
+        print(f"--labels {files.shown(labels)}: it has no names for the class ids {ids}; {advice}")
+
+
+@cli.program(stop_advice="detections.json has the detections so far")
 def main() -> int:
     args = parse_flags()
     names = label_map.read(args.labels)
@@ -96,33 +97,31 @@ def main() -> int:
         return counts.exit_status()
     where = device.description(device.start(runs_on_jax=False))
     print(f"mask_rcnn_hub | photos: {len(items)} | {where}", flush=True)
-    detect_all = load(args.model)
+    model = load(args.model)
     image_ids = instances.image_ids([item.path for item in items])
-    results, table = [], [("photo", "size", "found", "seconds")]
+    results = []
+    table = [("photo", "size", "found", "seconds")]
     try:
         for item, photo in photos.read_all(items, counts):
             began = time.perf_counter()
+            height, width = photo.shape[:2]
             try:
-                detected = detector.detect(detect_all, photo, names, args.min_score, args.max_detections)
+                detections = detector.detect(model, photo, names, args.min_score, args.max_detections)
             except (tf.errors.OpError, ValueError) as error:
                 counts.fail(f"{item.path}: the model failed ({cli.one_line(error)})")
                 continue
-            height, width = photo.shape[:2]
-            save(args.output, item.name, photo, detected)
-            results += instances.coco_results((height, width), detected, image_ids[item.path], str(item.path))
+            png.write(args.output / f"{item.name}_overlay.png", instances.overlay(photo, detections))
+            png.write(args.output / f"{item.name}_instances.png", instances.instance_map((height, width), detections))
+            results += instances.coco_results((height, width), detections, image_ids[item.path], str(item.path))
             counts.done += 1
             seconds = f"{time.perf_counter() - began:.1f}"
-            table.append((str(files.shown(item.path)), f"{width} x {height}", instances.summary(detected), seconds))
+            table.append((str(files.shown(item.path)), f"{width} x {height}", instances.summary(detections), seconds))
     finally:  # an interrupted run keeps its results
         if counts.done:
             files.write_text(args.output / "detections.json", json.dumps(results) + "\n")
     if counts.done:
         cli.print_table(table)
-        unknown = {one["category_id"] for one in results} - names.keys()
-        if unknown:
-            ids = cli.listed(sorted(unknown))
-            advice = "name the label map that belongs to the model"
-            print(f"--labels {files.shown(args.labels)}: it has no names for the class ids {ids}; {advice}")
+        print_unnamed({result["category_id"] for result in results} - names.keys(), args.labels)
         print(f"pictures and detections.json are in {files.shown(args.output)}")
     return counts.exit_status()
 

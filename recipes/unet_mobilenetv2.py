@@ -19,12 +19,13 @@ Papers:  Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedica
          Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
 """
 
-from app import cli, encoders, runs
+from app import cli, runs
 from common import losses, scores
 
 import keras
 from keras import layers
 
+ENCODER = keras.applications.MobileNetV2
 EPOCHS = 45
 FROZEN_EPOCHS = 1  # the first of them, in which only the decoder is trained
 BATCH_SIZE = 16
@@ -54,7 +55,7 @@ def build_model(image_size: int, num_classes: int, encoder_weights=None) -> kera
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
     # MobileNetV2's ImageNet weights expect -1..1.
     pixels = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32")(inputs)
-    encoder = keras.applications.MobileNetV2(include_top=False, weights=encoder_weights, input_tensor=pixels)
+    encoder = ENCODER(include_top=False, weights=encoder_weights, input_tensor=pixels)
     for layer in encoder.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = BN_MOMENTUM
@@ -80,7 +81,7 @@ def set_encoder_trainable(model: keras.Model, trainable: bool) -> None:
 @cli.program()
 def main() -> None:
     run = runs.start(
-        "unet_mobilenetv2", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE, encoders.MOBILENETV2, FROZEN_EPOCHS
+        "unet_mobilenetv2", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE, ENCODER, FROZEN_EPOCHS
     )
     data = run.load_data()
     num_classes = len(data.class_names)

@@ -1,6 +1,9 @@
 """What a detector is trained with: composed scenes, their targets, the network, and its export."""
 
+import itertools
+
 from app.cli import InputError
+from app.datasets import empty_scene
 from app.detect import detector, export, instances, network, precision, scenes, sources
 
 import keras
@@ -36,7 +39,7 @@ def composed(number):
 
 
 def test_composed_scenes_keep_masks_and_pixels_together(monkeypatch):
-    monkeypatch.setattr(scenes, "_recolour", lambda _, image: image)
+    monkeypatch.setattr(scenes, "_vary_colors", lambda _, image: image)
     counts = []
     for number in range(60):
         scene = composed(number)
@@ -90,10 +93,8 @@ def test_targets_are_tight_boxes_and_the_masks_in_them():
     assert boxes.tolist() == [[10, 5, 30, 25]] and classes.tolist() == [2]
     half = scenes.MASK_SIDE // 2
     assert crops[0, : half - 3, : half - 3].max() == 0 and crops[0, half + 3 :].min() == 1
-    empty = scenes.targets(
-        scenes.Scene(np.zeros((40, 50, 3), np.uint8), np.zeros(0, np.int32), np.zeros((0, 40, 50), bool))
-    )
-    assert [part.shape[0] for part in empty] == [0, 0, 0]
+    empty = scenes.targets(empty_scene(np.zeros((40, 50, 3), np.uint8)))
+    assert [part.shape for part in empty] == [(0, 4), (0,), (0, scenes.MASK_SIDE, scenes.MASK_SIDE)]
 
 
 def small_task():
@@ -135,28 +136,25 @@ def test_steps_and_an_export(tmp_path):
     export.save(detect, tmp_path / "model")
     weights = sum(np.size(variable) for variable in model.variables)
     assert (tmp_path / "model" / "saved_model.pb").stat().st_size < 2 * weights + 1.2e6  # float16, and the graph
-    detect_all = detector.from_saved_model((str(tmp_path / "model"),))
+    predict = detector.from_saved_model(str(tmp_path / "model"))
     for shape in ((60, 90, 3), (300, 40, 3), (1, 1, 3)):
         photo = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
-        answer = {name: tensor.numpy() for name, tensor in detect_all(photo).items()}
+        outputs = {name: tensor.numpy() for name, tensor in predict(photo).items()}
         exact = detect(tf.constant(photo[np.newaxis]))  # in float32
         for name in ("detection_scores", "detection_boxes"):
-            np.testing.assert_allclose(answer[name][0, :1], exact[name][0, :1], atol=0.01)
-        assert answer["detection_masks"].shape == (1, 5, 56, 56)
-        assert set(answer["detection_classes"][0]) <= {17, 90}
+            np.testing.assert_allclose(outputs[name][0, :1], exact[name][0, :1], atol=0.01)
+        assert outputs["detection_masks"].shape == (1, 5, 56, 56)
+        assert set(outputs["detection_classes"][0]) <= {17, 90}
         for name in ("detection_boxes", "detection_scores", "detection_masks"):
-            assert answer[name].min() >= 0 and answer[name].max() <= 1
-        found = detector.detect(detect_all, photo, {17: "red", 90: "green"}, 0.0, 5)
+            assert outputs[name].min() >= 0 and outputs[name].max() <= 1
+        found = detector.detect(predict, photo, {17: "red", 90: "green"}, 0.0, 5)
         assert all(instance.name in ("red", "green") for instance in found)
 
 
 def as_instances(scene, shift=0):
     """The true instances of a scene as a detector would give them, moved to the right."""
-    height, width = scene.image.shape[:2]
     for number, mask in zip(scene.classes, np.roll(scene.masks, shift, axis=2), strict=True):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
-        yield instances.Instance(10 * int(number), "disc", 0.9, box, mask, 0, 0)
+        yield instances.of_mask(mask, "disc")._replace(category_id=10 * int(number), score=0.9)
 
 
 def test_average_precision():
@@ -165,17 +163,18 @@ def test_average_precision():
     mask[0, 5:35, 10:40] = True
     one = scenes.Scene(np.zeros((40, 60, 3), np.uint8), np.int32([1]), mask)
     other = one._replace(classes=np.int32([2]))
-    read, ids = [lambda: one, lambda: other], (10, 20)
-    assert set(precision.average_precision(read, ids, lambda photo: []).values()) == {0}
-    answers = iter([*as_instances(one), *as_instances(other)])
-    found = precision.average_precision(read, ids, lambda photo: [next(answers)])
-    assert list(found.values()) == pytest.approx([1] * 6)
-    answers = iter([*as_instances(one, 6), *as_instances(other, 6)])
-    moved = precision.average_precision(read, ids, lambda photo: [next(answers)])
-    assert list(moved) == [f"{kind}_{score}" for kind in ("box", "mask") for score in ("ap", "ap50", "ap75")]
-    assert list(moved.values()) == pytest.approx([0.4, 1, 0] * 2)
-    answers = iter([*as_instances(other), *as_instances(one)])
-    assert precision.average_precision(read, ids, lambda photo: [next(answers)])["mask_ap"] == 0
+    names = [f"{kind}_{score}" for kind in ("box", "mask") for score in ("ap", "ap50", "ap75")]
+    for detections, expected in (
+        ([*as_instances(one), *as_instances(other)], [1] * 6),
+        ([*as_instances(one, 6), *as_instances(other, 6)], [0.4, 1, 0] * 2),
+        ([*as_instances(other), *as_instances(one)], [0] * 6),
+        ([], [0] * 6),
+    ):
+        left = iter(detections)
+        scores = precision.average_precision(
+            [lambda: one, lambda: other], (10, 20), lambda photo, left=left: [*itertools.islice(left, 1)]
+        )
+        assert list(scores) == names and list(scores.values()) == pytest.approx(expected)
 
 
 def test_scenes_of_annotations(tmp_path):

@@ -1,40 +1,33 @@
-"""ImageNet weights of the encoders in keras.applications: where they come from."""
+"""ImageNet weights of the encoders in keras.applications."""
 
+import contextlib
+import io
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
 
+from app import download
 from app.cli import InputError, one_line
-from app.download import download
-from app.files import ROOT, replacing
+from app.files import ROOT, check_writable, replacing
 
+import h5py
 import keras
 
 SITE = "https://storage.googleapis.com/tensorflow/keras-applications"
+URLS = {  # of the weights without the classifier
+    keras.applications.VGG16: f"{SITE}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    keras.applications.MobileNetV2: (
+        f"{SITE}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+    ),
+}
 
 
-class Encoder(NamedTuple):
-    """An application of Keras, and where its ImageNet weights without the classifier are."""
-
-    application: Callable[..., keras.Model]
-    file: str
-    url: str  # of the folder that holds the file
-
-
-VGG16 = Encoder(keras.applications.VGG16, "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", f"{SITE}/vgg16")
-MOBILENETV2 = Encoder(
-    keras.applications.MobileNetV2,
-    "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-    f"{SITE}/mobilenet_v2",
-)
-
-
-def weights_file(encoder: Encoder, choice: str) -> pathlib.Path | None:
-    """The file of an encoder's pretrained weights, for the application's `weights` argument; None for "none".
+def weights_file(application: Callable[..., keras.Model], choice: str) -> pathlib.Path | None:
+    """The file of an encoder's pretrained weights, for its argument `weights`; None for "none".
 
     Args:
-      encoder: which one.
+      application: the encoder, one of URLS.
       choice: "imagenet" is the file in weights/, downloaded the first time; otherwise "none", or the path of a weights
         file: .weights.h5 (Keras 3) or .h5 (older).
     Raises:
@@ -42,34 +35,36 @@ def weights_file(encoder: Encoder, choice: str) -> pathlib.Path | None:
     """
     if choice == "none":
         return None
-    if choice != "imagenet":
-        _check(encoder, pathlib.Path(choice), f"--backbone-weights {choice}", "name another file, or use none")
-        return pathlib.Path(choice)
-    path, url = ROOT / "weights" / encoder.file, f"{encoder.url}/{encoder.file}"
-    by_hand = f"put {url} into {path.parent} by hand, or use --backbone-weights none, which works offline"
-    if path.exists():
-        _check(encoder, path, "--backbone-weights imagenet", "remove it, and it will be downloaded again")
-        return path
-    try:
-        with replacing(path) as temporary:  # the name is for the right file only
-            download(url, temporary)
-            _check(encoder, temporary, "--backbone-weights imagenet: the download", by_hand)
-    except OSError as error:
-        reason = one_line(error)
-        raise InputError(f"--backbone-weights imagenet: the download failed ({reason}); {by_hand}") from error
+    path = pathlib.Path(choice)
+    if choice == "imagenet":
+        path = ROOT / "weights" / URLS[application].rpartition("/")[2]
+        if not path.exists():
+            _download(URLS[application], path)
+    try:  # now, so that a wrong file is found before the data is read
+        with path.open("rb"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras 3.15 warns about each layer of a file from an older Keras 3
+            application(include_top=False, weights=path)
+    except Exception as error:  # HDF5 and Keras raise half a dozen kinds
+        reason = getattr(error, "strerror", None) or "damaged, or it holds other weights"
+        raise InputError(
+            f"--backbone-weights {choice}: cannot use {path} ({reason}); it has to be a .weights.h5 (Keras 3) or .h5 "
+            f"(older) of {application.__name__} without its classifier; remove it, name another one, or use none"
+        ) from error
     return path
 
 
-def _check(encoder: Encoder, path: pathlib.Path, what: str, advice: str) -> None:
-    """Loads the weights once, so a wrong file is found before the data is read."""
-    try:
-        with path.open("rb"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras 3.15 warns about each layer of a file from an older Keras 3
-            encoder.application(include_top=False, weights=path)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{what}: cannot read {path} ({error.strerror}); {advice}") from error
-    except Exception as error:  # HDF5 and Keras raise half a dozen kinds
-        raise InputError(
-            f"{what}: {path} is damaged, has another ending than .weights.h5 (Keras 3) or .h5 (older), or holds other "
-            f"weights than those of {encoder.application.__name__} without its classifier; {advice}"
-        ) from error
+def _download(url: str, path: pathlib.Path) -> None:
+    check_writable(path.parent, "weights folder")
+    print(f"downloading {url}", flush=True)
+    bar = contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stdout(io.StringIO())
+    with replacing(path) as temporary:
+        try:
+            with download.time_limit(), bar:
+                keras.utils.get_file(temporary.name, url, cache_dir=path.parent, cache_subdir="")
+            if not h5py.is_hdf5(temporary):
+                raise ValueError("no weights, but perhaps the page of a login")
+        except Exception as error:  # get_file raises plain ones
+            raise InputError(
+                f"--backbone-weights imagenet: the download failed ({one_line(error)}); put {url} into {path.parent} "
+                "by hand, or use --backbone-weights none, which works offline"
+            ) from error

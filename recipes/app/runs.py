@@ -25,7 +25,7 @@ def start(
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    encoder: encoders.Encoder | None = None,
+    encoder: Callable[..., keras.Model] | None = None,
     frozen_epochs: int | None = None,
 ) -> "Run":
     """Reads the command line and prepares the training; with --check-data or --predict does that, and exits.
@@ -35,7 +35,7 @@ def start(
       doc: its docstring, shown by --help.
       build_model: called with an image size and a number of classes.
       epochs, batch_size, learning_rate: the recipe's defaults.
-      encoder: the pretrained part, if there is one.
+      encoder: builds the pretrained part, if there is one: a function of keras.applications.
       frozen_epochs: the default number of epochs that train with the encoder frozen; None without such a stage.
     Raises:
       InputError: for a wrong flag or unusable input.

@@ -3,7 +3,7 @@
 LARGE is the .tar.gz of the large Mask R-CNN: its seconds and memory are measured, its scores are those that its authors
 published. PETS holds pets in Oxford's layout. NOTHING are folders of photos without cats and dogs; drawn backgrounds,
 and the portrait and the coffee of resources/photos are added. The composed photos have two to four test pets, put
-together like the scenes of a training (app/detection/scenes.py). It writes output/detector.json, and prints the table
+together like the scenes of a training (app/detect/scenes.py). It writes output/detector.json, and prints the table
 of the README.
 
 --model MODEL measures another small detector, --split validation uses the validation photos; LARGE may be "none".
@@ -52,7 +52,7 @@ def speed(model: str, later: int) -> dict[str, float]:
 
     photo = photos.read(ROOT / "resources" / "photos" / "cat.jpg")
     began = time.perf_counter()
-    detect_all = detector.from_saved_model((model,))
+    detect_all = detector.from_saved_model(model)
     seconds = [time.perf_counter() - began]
     for _ in range(1 + later):
         began = time.perf_counter()
@@ -68,7 +68,7 @@ def scores(model: str, pets: str, split: str, folders: list[str]) -> dict[str, d
     from app.datasets import synthetic
     from app.detect import detector, precision, sources
 
-    detect_all = detector.from_saved_model((model,))
+    detect_all = detector.from_saved_model(model)
 
     def detect(photo):
         return detector.detect(detect_all, photo, sources.PETS, MIN_SCORE, MAX_DETECTIONS)

@@ -4,13 +4,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from app.detect import network
-from app.detect.detector import COARSE, PHOTO
+from app.detect.detector import COARSE_MASKS, PHOTO
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
-
-ODDS = 0.25  # factor of the odds of a score: the scenes of a training hold more instances than photos at large do
 
 
 def detector(model: tf_keras.Model, image_size: int, category_ids: Sequence[int]) -> tf.types.experimental.Callable:
@@ -27,17 +25,16 @@ def detector(model: tf_keras.Model, image_size: int, category_ids: Sequence[int]
         padding = tf.cast(image_size - fitted, tf.int32)
         image = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]], constant_values=128)
         image = tf.ensure_shape(network.normalize(image), (image_size, image_size, 3))
-        found = model(image[tf.newaxis], image_shape=fitted[tf.newaxis], training=False)
-        scores = found["detection_scores"]
-        spread = tf.constant(_spread(found["detection_masks"].shape[-1]), tf.float32)
+        outputs = model(image[tf.newaxis], image_shape=fitted[tf.newaxis], training=False)
+        spread = tf.constant(_spread(outputs["detection_masks"].shape[-1]), tf.float32)
         ids = tf.constant([0, *category_ids], tf.int32)  # class 0 is the background
         return {
-            "detection_boxes": tf.clip_by_value(found["detection_boxes"] / tf.tile(fitted, [2]), 0.0, 1.0),
-            "detection_classes": tf.cast(tf.gather(ids, found["detection_classes"]), tf.float32),
-            "detection_scores": ODDS * scores / (1 - (1 - ODDS) * scores),
-            "detection_masks": tf.einsum("yh,bnhw,xw->bnyx", spread, found["detection_masks"], spread),
-            "num_detections": tf.cast(found["num_detections"], tf.float32),
-            COARSE: tf.constant([1.0]),
+            "detection_boxes": tf.clip_by_value(outputs["detection_boxes"] / tf.tile(fitted, [2]), 0.0, 1.0),
+            "detection_classes": tf.cast(tf.gather(ids, outputs["detection_classes"]), tf.float32),
+            "detection_scores": outputs["detection_scores"],
+            "detection_masks": tf.einsum("yh,bnhw,xw->bnyx", spread, outputs["detection_masks"], spread),
+            "num_detections": tf.cast(outputs["num_detections"], tf.float32),
+            COARSE_MASKS: tf.constant([1.0]),
         }
 
     return detect
@@ -59,7 +56,8 @@ def save(detect: Callable, folder: pathlib.Path) -> None:
     With variables, TensorFlow would trace the network for training too, which fails.
     """
     concrete = detect.get_concrete_function()
-    graph, names = concrete.graph.as_graph_def(), [output.name for output in concrete.outputs]
+    graph = concrete.graph.as_graph_def()
+    names = [output.name for output in concrete.outputs]
     values = {id(variable.handle): variable.numpy() for variable in concrete.variables}
     captured = {
         inside.op.name: values[id(handle)] for handle, inside in concrete.graph.captures if id(handle) in values
@@ -88,4 +86,5 @@ def _replace(graph: tf.compat.v1.GraphDef, node: tf.compat.v1.NodeDef, values: n
     node.op = "Cast"
     node.input[:] = [half.name]
     node.attr.clear()
-    node.attr["SrcT"].type, node.attr["DstT"].type = tf.float16.as_datatype_enum, tf.float32.as_datatype_enum
+    node.attr["SrcT"].type = tf.float16.as_datatype_enum
+    node.attr["DstT"].type = tf.float32.as_datatype_enum

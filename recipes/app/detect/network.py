@@ -1,4 +1,4 @@
-"""A small Mask R-CNN of tf-models-official: how it is configured, started from ImageNet, fed and trained.
+"""A small Mask R-CNN of tf-models-official: its configuration, ImageNet weights, training batches and training step.
 
 That library is built on tf_keras (Keras 2). Only the weights of the encoder come from Keras 3.
 """
@@ -27,7 +27,9 @@ ASPECTS = [0.5, 1.0, 2.0]  # width over height of the anchors
 ANCHOR_SIZE = 3 / 320  # of the image's side, times the stride: 24, 48, 96 and 192 pixels at 320 px
 HUBER_DELTA = 0.2  # of box errors; 1 is a tenth of the box's side
 FROZEN = 9  # first layers of the encoder that keep ImageNet's weights: strides 2 and 4 (a sixth of the time)
-SAMPLED_ANCHORS, SAMPLED, SAMPLED_MASKS = 256, 64, 16  # per photo, that the losses look at
+SAMPLED_ANCHORS = 256  # per photo, for the losses
+SAMPLED_REGIONS = 64
+SAMPLED_MASKS = 16
 
 
 def task(
@@ -40,7 +42,7 @@ def task(
       num_classes: with class 0, the background.
       filters: channels of the feature pyramid and the heads.
       proposals: regions that the heads look at, 32 or more; twice as many in training.
-      detections: at most this many in an answer.
+      detections: at most this many in a photo.
     """
     config = maskrcnn.MaskRCNNTask(
         model=maskrcnn.MaskRCNN(
@@ -63,7 +65,7 @@ def task(
                 test_num_proposals=proposals,
                 use_batched_nms=True,
             ),
-            roi_sampler=maskrcnn.ROISampler(num_sampled_rois=SAMPLED),
+            roi_sampler=maskrcnn.ROISampler(num_sampled_rois=SAMPLED_REGIONS),
             mask_sampler=maskrcnn.MaskSampler(num_sampled_masks=SAMPLED_MASKS),
             detection_generator=maskrcnn.DetectionGenerator(nms_version="batched", max_num_detections=detections),
             # ImageNet's weights need this epsilon; the momentum suits short trainings.
@@ -75,7 +77,7 @@ def task(
         # From a fiftieth of a box's side on, errors of boxes count by their size (Huber), not by its square.
         losses=maskrcnn.Losses(
             l2_weight_decay=weight_decay,
-            rpn_score_weight=SAMPLED / SAMPLED_ANCHORS,
+            rpn_score_weight=SAMPLED_REGIONS / SAMPLED_ANCHORS,
             frcnn_huber_loss_delta=HUBER_DELTA,
             frcnn_box_weight=1 / HUBER_DELTA,
         ),
@@ -91,15 +93,11 @@ def start_from_imagenet(model: tf_keras.Model, weights: str | None) -> None:
     for layer in model.backbone.layers[:FROZEN]:
         layer.trainable = False
     encoder = keras.applications.MobileNetV2(include_top=False, weights=weights)
-    for ours, theirs in zip(_by_kind(model.backbone), _by_kind(encoder), strict=True):
+    for kind in ("kernel", "gamma", "beta", "moving_mean", "moving_variance"):
+        ours = [variable for variable in model.backbone.variables if variable.name.split(":")[0].endswith(kind)]
+        theirs = [variable for variable in encoder.variables if variable.name.endswith(kind)]
         for variable, value in zip(ours, theirs, strict=True):
             variable.assign(np.array(value))
-
-
-def _by_kind(network) -> list[list]:
-    kinds = ("kernel", "gamma", "beta", "moving_mean", "moving_variance")
-    names = [(variable.name.split(":")[0], variable) for variable in network.variables]
-    return [[variable for name, variable in names if name.endswith(kind)] for kind in kinds]
 
 
 def normalize(pixels: tf.Tensor) -> tf.Tensor:
@@ -110,7 +108,7 @@ def normalize(pixels: tf.Tensor) -> tf.Tensor:
 def batches(
     draw: Callable[[int], scenes.Scene], first: int, image_size: int, batch_size: int, instances: int
 ) -> tf.data.Dataset:
-    """Training batches, without end: images and what the losses compare with.
+    """Training batches, without end: images, uint8 [B, H, W, 3], and the labels that the losses take.
 
     Args:
       draw: the scene with this number, image_size pixels wide and high.
@@ -121,14 +119,14 @@ def batches(
     anchors = anchor.build_anchor_generator(min_level=LEVELS[0], max_level=LEVELS[1], **options)((image_size,) * 2)
     labeler = anchor.RpnAnchorLabeler(rpn_batch_size_per_im=SAMPLED_ANCHORS)
 
-    def load(number):
+    def draw_targets(number):
         scene = draw(int(number))
         boxes, classes, masks = scenes.targets(scene)
         return scene.image, boxes[:instances], classes[:instances], masks[:instances]
 
-    def prepare(number):
-        kinds = (tf.uint8, tf.float32, tf.int32, tf.float32)
-        image, boxes, classes, masks = tf.numpy_function(load, [number], kinds)
+    def load(number):
+        dtypes = (tf.uint8, tf.float32, tf.int32, tf.float32)
+        image, boxes, classes, masks = tf.numpy_function(draw_targets, [number], dtypes)
         image.set_shape((image_size, image_size, 3))
         boxes.set_shape((None, 4))
         classes.set_shape((None,))
@@ -139,7 +137,7 @@ def batches(
         return image, {**labels, "gt_boxes": pad(boxes), "gt_classes": pad(classes), "gt_masks": pad(masks)}
 
     numbers = tf.data.Dataset.counter(start=first)
-    return numbers.map(prepare, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(2)
+    return numbers.map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(2)
 
 
 def train_step(

@@ -11,10 +11,10 @@ from app.datasets import Scene, empty_scene
 import cv2
 import numpy as np
 
-SHARE_PASTED = 0.5  # of the photos that get more instances
+FRACTION_PASTED = 0.5  # of the photos get more instances
 MOST_PASTED = 3
 PASTED_SIZE = (0.2, 0.7)  # of the photo's side: the longer side of a pasted instance
-SHARE_DECOYS = 0.2  # of what is pasted: outlines of instances with the pixels of something else
+FRACTION_DECOYS = 0.2  # of what is pasted: outlines of instances with the pixels of another background
 SCALE = (0.7, 1.5)  # of the size at which a photo fits
 MOST_ENLARGED = 2.0  # times; a photo also until it fits
 LEAST_VISIBLE = 0.2  # of an instance: with less it is left out
@@ -24,7 +24,8 @@ MASK_SIDE = 56  # pixels of the masks to learn, twice as many as the network giv
 
 def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Top, left, bottom and right of a mask [H, W] with at least one pixel; the last two are exclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
 
 
@@ -41,12 +42,17 @@ def prepare(scene: Scene, side: int) -> Scene:
     masks = [resized(mask) for mask in scene.masks]
     if scene.crowd is not None:
         image = _fill(np.random.default_rng(0), image, resized(scene.crowd) & ~np.any(masks, axis=0))
-    kept = [k for k, mask in enumerate(masks) if mask.any()]  # one may be smaller than a pixel now
-    return Scene(image, scene.classes[kept], _stack([masks[k] for k in kept], size[::-1]))
+    return _visible(image, scene.classes, masks, np.zeros(len(masks)))  # some may be smaller than a pixel now
 
 
-def erase(rng: np.random.Generator, scene: Scene) -> Scene:
-    """A photo without its instances: what is around them is drawn into their place."""
+def _visible(image: np.ndarray, classes: np.ndarray, masks: Sequence[np.ndarray], pixels: np.ndarray) -> Scene:
+    """The scene of those instances that have more than so many pixels each."""
+    kept = [k for k, mask in enumerate(masks) if mask.sum() > pixels[k]]
+    return Scene(image, classes[kept], np.array([masks[k] for k in kept], bool).reshape(-1, *image.shape[:2]))
+
+
+def inpaint_instances(rng: np.random.Generator, scene: Scene) -> Scene:
+    """A photo without its instances: their place is filled in with what is around it."""
     return empty_scene(_fill(rng, scene.image, scene.masks.any(0)))
 
 
@@ -55,14 +61,15 @@ def _fill(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.n
     height, width = image.shape[:2]
     hole = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8))
     size = max(1, width // 4), max(1, height // 4)  # at full size it would take seconds
-    small, small_hole = cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.resize(hole, size)
-    filled = cv2.resize(cv2.inpaint(small, small_hole, 3, cv2.INPAINT_TELEA), (width, height))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    filled = cv2.inpaint(small, cv2.resize(hole, size), 3, cv2.INPAINT_TELEA)
+    filled = cv2.resize(filled, (width, height))
     filled = np.clip(filled + rng.normal(0, 6, filled.shape), 0, 255).astype(np.uint8)
     return np.where(hole[..., None] > 0, filled, image)
 
 
 def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Generator], Scene], side: int) -> Scene:
-    """Varies a scene: places it at a random scale in a square, pastes instances of others, mirrors and recolours it.
+    """Varies a scene: places it at a random scale in a square, pastes instances of others, mirrors it, varies colors.
 
     Args:
       rng: the source of all randomness.
@@ -71,31 +78,31 @@ def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Ge
       side: of the square, pixels.
     """
     canvas = _place(rng, scene, side)
-    if rng.random() < SHARE_PASTED:
+    if rng.random() < FRACTION_PASTED:
         for _ in range(rng.integers(1, MOST_PASTED + 1)):
             other = draw(rng)
-            if rng.random() < SHARE_DECOYS:
-                other = _disguise(rng, other, draw(rng))
+            if rng.random() < FRACTION_DECOYS:
+                other = _decoys(rng, other, draw(rng))
             if len(other.classes):
                 canvas = _paste(rng, canvas, other)
     if rng.random() < 0.5:
         canvas = Scene(canvas.image[:, ::-1], canvas.classes, canvas.masks[:, :, ::-1])
-    return canvas._replace(image=_recolour(rng, canvas.image))
+    return canvas._replace(image=_vary_colors(rng, canvas.image))
 
 
 def _place(rng: np.random.Generator, scene: Scene, side: int) -> Scene:
-    """A scene at a random scale and place in a square: parts outside are cropped, empty areas are grey."""
+    """A scene at a random scale and place in a square: parts outside are cropped, empty areas are gray."""
     height, width = scene.image.shape[:2]
     fit = side / max(height, width)
     scale = min(max(MOST_ENLARGED, fit), fit * np.exp(rng.uniform(*np.log(SCALE))))
-    free_x, free_y = side - width * scale, side - height * scale
-    matrix = np.float32([[scale, 0, free_x * rng.random()], [0, scale, free_y * rng.random()]])
+    x = (side - width * scale) * rng.random()
+    y = (side - height * scale) * rng.random()
+    matrix = np.float32([[scale, 0, x], [0, scale, y]])
     image = cv2.warpAffine(scene.image, matrix, (side, side), borderValue=(128, 128, 128))
     masks = [
         cv2.warpAffine(mask.astype(np.uint8), matrix, (side, side), flags=cv2.INTER_NEAREST) for mask in scene.masks
     ]
-    kept = [k for k, mask in enumerate(masks) if mask.sum() > LEAST_VISIBLE * scale**2 * scene.masks[k].sum()]
-    return Scene(image, scene.classes[kept], _stack([masks[k] for k in kept], (side, side)))
+    return _visible(image, scene.classes, masks, LEAST_VISIBLE * scale**2 * scene.masks.sum((1, 2)))
 
 
 def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
@@ -103,49 +110,49 @@ def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
     side = len(canvas.image)
     k = rng.integers(len(other.classes))
     top, left, bottom, right = bounds(other.masks[k])
-    window = slice(top, bottom), slice(left, right)
-    image, mask = other.image[window], other.masks[k][window].astype(np.float32)
+    image = other.image[top:bottom, left:right]
+    mask = other.masks[k][top:bottom, left:right].astype(np.float32)
     if rng.random() < 0.5:
-        image, mask = image[:, ::-1], mask[:, ::-1]
+        image = image[:, ::-1]
+        mask = mask[:, ::-1]
     scale = min(MOST_ENLARGED, side * rng.uniform(*PASTED_SIZE) / max(mask.shape))
-    size = max(4, round(mask.shape[1] * scale)), max(4, round(mask.shape[0] * scale))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    alpha = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+    width = max(4, round(mask.shape[1] * scale))
+    height = max(4, round(mask.shape[0] * scale))
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    alpha = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
     # Up to a quarter of it may be outside of the photo.
-    left, top = (round(rng.uniform(-0.25 * part, side - 0.75 * part)) for part in size)
-    x, y = max(0, left), max(0, top)
-    right, bottom = min(side, left + size[0]), min(side, top + size[1])
-    seen = slice(y - top, bottom - top), slice(x - left, right - left)
-    place = slice(y, bottom), slice(x, right)
-    pixels, alpha = canvas.image.copy(), alpha[seen]
-    pixels[place] = pixels[place] + alpha[..., None] * (image[seen] - pixels[place].astype(np.float32))
+    left = round(rng.uniform(-0.25 * width, side - 0.75 * width))
+    top = round(rng.uniform(-0.25 * height, side - 0.75 * height))
+    rows = slice(max(0, top), min(side, top + height))
+    columns = slice(max(0, left), min(side, left + width))
+    inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+    alpha = alpha[inside]
+    pixels = canvas.image.copy()
+    part = pixels[rows, columns]
+    part[:] = part + alpha[..., None] * (image[inside] - part.astype(np.float32))
     pasted = np.zeros((side, side), bool)
-    pasted[place] = alpha > 0.5
-    masks = [mask & ~pasted for mask in canvas.masks]
-    kept = [n for n, mask in enumerate(masks) if mask.sum() > LEAST_VISIBLE * canvas.masks[n].sum()]
-    classes, masks = canvas.classes[kept], [masks[n] for n in kept]
-    if other.classes[k] != DECOY and pasted.any():
-        classes, masks = np.append(classes, other.classes[k]).astype(np.int32), [*masks, pasted]
-    return Scene(pixels, classes, _stack(masks, (side, side)))
+    pasted[rows, columns] = alpha > 0.5
+    scene = _visible(pixels, canvas.classes, canvas.masks & ~pasted, LEAST_VISIBLE * canvas.masks.sum((1, 2)))
+    if other.classes[k] == DECOY or not pasted.any():
+        return scene
+    classes = np.append(scene.classes, other.classes[k]).astype(np.int32)
+    return Scene(pixels, classes, np.concatenate([scene.masks, pasted[np.newaxis]]))
 
 
-def _disguise(rng: np.random.Generator, scene: Scene, other: Scene) -> Scene:
-    """Decoys: the outlines of a scene's instances, with the background of another photo in them."""
-    background = cv2.resize(erase(rng, other).image, scene.image.shape[1::-1], interpolation=cv2.INTER_AREA)
+def _decoys(rng: np.random.Generator, scene: Scene, other: Scene) -> Scene:
+    """The outlines of a scene's instances, with the background of another photo in them."""
+    background = inpaint_instances(rng, other).image
+    background = cv2.resize(background, scene.image.shape[1::-1], interpolation=cv2.INTER_AREA)
     return Scene(background, np.full_like(scene.classes, DECOY), scene.masks)
 
 
-def _recolour(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+def _vary_colors(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Varies contrast, saturation and brightness, as the other recipes do."""
     contrast, saturation = rng.uniform(0.7, 1.3, 2)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
-    mean = grey.mean()
-    varied = contrast * (grey + saturation * (image - grey) - mean) + mean + rng.uniform(-30, 30)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+    mean = gray.mean()
+    varied = contrast * (gray + saturation * (image - gray) - mean) + mean + rng.uniform(-30, 30)
     return np.clip(np.rint(varied), 0, 255).astype(np.uint8)
-
-
-def _stack(masks: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    return np.stack(masks).astype(bool) if len(masks) else np.zeros((0, *shape), bool)
 
 
 def targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -155,13 +162,12 @@ def targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
       Boxes float32 [n, 4] (top, left, bottom, right in pixels), classes int32 [n], and the part of each mask inside
       its box, float32 [n, MASK_SIDE, MASK_SIDE], 0..1.
     """
-    boxes, crops = np.zeros((len(scene.classes), 4), np.float32), []
-    for box, mask in zip(boxes, scene.masks, strict=True):
-        box[:] = top, left, bottom, right = bounds(mask)
+    boxes = np.zeros((len(scene.classes), 4), np.float32)
+    masks = np.zeros((len(scene.classes), MASK_SIDE, MASK_SIDE), np.float32)
+    for k, mask in enumerate(scene.masks):
+        top, left, bottom, right = bounds(mask)
+        boxes[k] = top, left, bottom, right
         crop = mask[top:bottom, left:right].astype(np.float32)
-        small = min(crop.shape) >= MASK_SIDE
-        crops.append(
-            cv2.resize(crop, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA if small else cv2.INTER_LINEAR)
-        )
-    masks = np.stack(crops) if crops else np.zeros((0, MASK_SIDE, MASK_SIDE), np.float32)
+        interpolation = cv2.INTER_AREA if min(crop.shape) >= MASK_SIDE else cv2.INTER_LINEAR
+        masks[k] = cv2.resize(crop, (MASK_SIDE, MASK_SIDE), interpolation=interpolation)
     return boxes, scene.classes, masks

@@ -17,6 +17,7 @@ from app.datasets import Scene, check, empty_scene, load, synthetic
 from app.detect import detector, export, label_map, network, pictures, precision, scenes
 from app.report import print_files, versions
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
@@ -72,7 +73,7 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
         raise cli.InputError(f"--output: {args.model} is there already, and no model; name another folder")
     gpus = device.start(runs_on_jax=False)  # before anything else uses them
     tf_keras.utils.set_random_seed(args.seed)
-    encoder_weights = encoders.weights_file(encoders.MOBILENETV2, args.backbone_weights)
+    encoder_weights = encoders.weights_file(keras.applications.MobileNetV2, args.backbone_weights)
     config = {"recipe": recipe, **vars(args)}
     for name in ("predict", "shard", "weights"):  # flags of networks
         del config[name]
@@ -156,7 +157,7 @@ def scene_composer(data: DetectionData, image_size: int, seed: int) -> Callable[
             if rng.random() < DRAWN:
                 base = empty_scene(synthetic.draw_background(rng, image_size))
             else:
-                base = scenes.erase(rng, base)
+                base = scenes.inpaint_instances(rng, base)
         return scenes.compose(rng, base, draw_photo, image_size)
 
     return compose
@@ -205,7 +206,7 @@ def _detector(data: DetectionData, detect_all: Callable) -> Callable:
 def report(run: runs.Run, data: DetectionData) -> None:
     """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
     try:
-        best = detector.from_saved_model((str(run.model_path),))
+        best = detector.from_saved_model(str(run.model_path))
     except cli.InputError as error:
         raise cli.InputError(f"{error}; deleted or damaged before it could be scored; train again") from error
     detect = _detector(data, best)
