@@ -3,6 +3,7 @@
 import json
 
 from app import checkpoint, models
+from app.cli import InputError
 from app.datasets import synthetic
 
 import keras
@@ -13,7 +14,6 @@ import unet_scratch
 from conftest import ROOT
 from PIL import Image
 from test_models import MODELS
-from test_resume import start, wait_for
 
 TRIMAP = ("pet", "background", "border")
 QUICK = ("--data", "synthetic", "--image-size", 32, "--limit", 60, "--batch-size", 4)
@@ -91,7 +91,7 @@ def train(command_line, output, *flags):
 
 def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
     """With the same classes, and with others."""
-    lines, random, config = train(command_line, tmp_path / "random", *QUICK, "--epochs", 5)
+    lines, random, config = train(command_line, tmp_path / "random", *QUICK, "--epochs", 4)
     weights = tmp_path / "random" / "unet_scratch.keras"
     assert "starts from" not in lines[0] and (config["weights"], config["learning_rate"]) == (None, 1e-3)
 
@@ -103,7 +103,6 @@ def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
 
     folder = drawn_pets(tmp_path / "statues", ("statue", "park", "edge"))
     own = ("--data", folder, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3)
-    _, random, _ = train(command_line, tmp_path / "random statues", *own)
     lines, other, _ = train(command_line, tmp_path / "other", *own, "--weights", weights)
     assert f"starts from {weights}: all weights but the last layer's |" in lines[0]
     assert other[0] < random[0]
@@ -130,20 +129,24 @@ def test_the_shipped_weights_start_a_training(command_line, tmp_path):
             assert np.array_equal(*kernels) == (data is statues)
 
 
-def test_resuming_a_training_that_started_from_weights(tmp_path, command_line):
-    """Killed after an epoch; without the flag it is refused."""
+def test_resuming_a_training_that_started_from_weights(command_line, tmp_path, monkeypatch):
+    """It ends after an epoch; without the flag it is not resumed."""
     weights = tmp_path / "weights.keras"
     models.save(unet_scratch.build_model(32, 3), weights, TRIMAP)
-    output = tmp_path / "run"
-    process = start("unet_scratch", output, "--weights", weights)
-    wait_for(lambda: (output / "state.npz").exists(), process)
-    process.kill()
-    process.communicate()
-    flags = (*QUICK[:4], "--batch-size", 8, "--limit", 16, "--precision", "float32", "--epochs", 6, "--resume")
-    status, _, err = command_line(unet_scratch, *flags, "--output", output)
+    flags = (*QUICK[:4], "--batch-size", 8, "--limit", 8, "--epochs", 2, "--output", tmp_path / "run")
+    write_state = checkpoint.write_state
+
+    def write_and_end(*args):
+        write_state(*args)
+        raise InputError("the end")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write_state", write_and_end)
+        assert command_line(unet_scratch, *flags, "--weights", weights)[0] == 2
+    status, _, err = command_line(unet_scratch, *flags, "--resume")
     assert status == 2 and "--weights was" in err and "--learning-rate was" in err and err.count("\n") == 1
-    status, out, err = command_line(unet_scratch, *flags, "--output", output, "--weights", weights)
-    assert (status, err) == (0, "") and "resuming after epoch" in out
+    status, out, err = command_line(unet_scratch, *flags, "--resume", "--weights", weights)
+    assert (status, err) == (0, "") and "resuming after epoch 1" in out
 
 
 def test_networks_that_do_not_fit_are_refused(command_line, tmp_path):
