@@ -1,4 +1,4 @@
-"""Code structure: files to copy stay small, and imports go one way."""
+"""Code structure: imports go one way, names are unique, and functions can be read in one go."""
 
 import ast
 
@@ -27,16 +27,22 @@ def imports(path, top_level_only=False) -> set[str]:
     return names
 
 
-def lines(path) -> int:
-    return len(path.read_text().splitlines())
+def definitions(*kinds):
+    """The definitions of a kind in all files, with their files."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kinds):
+                yield node, path
 
 
-def test_common_is_small_enough_to_copy():
-    assert len([path for path in FILES if place(path) == "common"]) <= 6
+def test_class_names_are_unique():
+    names = [node.name for node, _ in definitions(ast.ClassDef)]
+    assert sorted(names) == sorted(set(names))
 
 
-def test_no_file_is_long():
-    assert not [path for path in FILES if lines(path) > 300]
+def test_no_function_is_long():
+    for node, path in definitions(ast.FunctionDef):
+        assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RECIPES)))

@@ -54,10 +54,9 @@ class Processes(NamedTuple):
         rows = self._gather(np.frombuffer(text.encode(), np.uint8))
         differ = {name for row in rows for name, _ in json.loads(bytes(row)).items() ^ digests.items()}
         if differ:
-            raise InputError(
-                f"the processes differ in {listed(sorted(differ))}; give all of them the same flags, with a --precision "
-                "if their devices differ, one shared --output, and all or none of them --resume"
-            )
+            advice = "one shared --output, all or none of them --resume, and a --precision if their devices differ"
+            what = listed(sorted(differ))
+            raise InputError(f"the processes differ in {what}; give all of them the same flags, {advice}")
 
     def any(self, fact: bool) -> bool:
         """Whether a fact is true in any process."""

@@ -1,11 +1,11 @@
 """The recipes on a GPU: `KERAS_BACKEND=jax python tests/measure/gpu.py [PETS]`, or without KERAS_BACKEND on TensorFlow.
 
-Trains each recipe on drawn pets, and on the folder PETS if it is named, with the batches of CASES: images a second and
-milliseconds a step once all is compiled, peak memory, and the share of the GPU's rate for a large matrix product in the
-same precision. From these follow the minutes of a training with the recipe's defaults on Oxford-IIIT Pet. At last
---predict segments photos of 640 x 427 pixels. Each case runs in a process of its own. The results go to
-output/gpu.json. Copied to resources/, they replace the estimate in the rows that results.py prints for the README. On a
-CPU it runs too, for a try.
+Trains each recipe on drawn pets, and on the folder PETS if given, with the batch sizes of CASES. Measures images per
+second and milliseconds per step after compilation, peak memory, and the fraction of the GPU's rate for a large matrix
+product in the same precision. From these follow the minutes of a training with the recipe's defaults on Oxford-IIIT
+Pet. Finally --predict segments photos of 640 x 427 pixels. Each case runs in a process of its own. The results go to
+output/gpu.json; copied to resources/, they replace the estimate in the rows that results.py prints for the README. It
+also runs on a CPU, to try it.
 """
 
 import importlib
@@ -24,7 +24,7 @@ import benchmark
 OUTPUT = benchmark.ROOT / "output" / "gpu.json"
 CASES = ((128, 16), (256, 16), (256, 64))  # pixels a side, images in a batch
 DEFAULT_BATCH = 16
-SECONDS = 10  # of training that is measured, at least
+SECONDS = 10  # measured training time, at least
 PRODUCT = 8192  # side of the matrices
 LIMIT = 512  # images
 PREDICTED = (8, 264)  # photos; the difference leaves out the start
@@ -32,7 +32,7 @@ PHOTO = (640, 427)
 
 
 def train(recipe: str, size: str, batch: str, data: str) -> dict:
-    """One case, in this process."""
+    """Measures one case in this process."""
     sys.path.insert(0, str(benchmark.ROOT / "recipes"))
     from app import backend, device, processes
     from app.datasets import load
@@ -40,7 +40,8 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
 
     import keras
 
-    size, batch = int(size), int(batch)
+    size = int(size)
+    batch = int(batch)
     gpus = device.start(uses_all=True)
     backend.distribute(batch)
     keras.config.set_dtype_policy(device.best_precision(gpus))
@@ -56,7 +57,7 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
         return time.perf_counter() - began
 
     def seconds_a_step(count=4):
-        """Of two counts of steps, so that the start of `fit` does not count."""
+        """From the difference of two calls of `fit`, so that its start is left out."""
         steps(2)  # compiles
         while True:
             few, many = steps(2), steps(2 + count)
@@ -73,12 +74,12 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
         "images_per_second": batch / step,
         "milliseconds_per_step": 1000 * step,
         "memory_mb": memory() if gpus else benchmark.memory("VmHWM"),
-        "share_of_peak": operations / step / rate if rate else None,
+        "fraction_of_peak": operations / step / rate if rate else None,
     }
 
 
 def matrix_rate() -> float:
-    """Operations a second of a large matrix product, in the precision of the training."""
+    """Operations per second of a large matrix product in the training precision."""
     import keras
     from keras import ops
 
@@ -108,7 +109,7 @@ def memory() -> float:
 
 
 def photos_per_second() -> float:
-    """Photos a second of --predict, from file to files, once it runs."""
+    """Photos per second of --predict, from file to files, without its start."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for count in PREDICTED:
