@@ -2,8 +2,8 @@
 
 Each run trains for six epochs; FLAGS are the recipe's, such as --image-size or --data-dir. `fine_tuned` and
 `no_augmentation` freeze the encoder in the first epoch, `frozen_only` in all six; `random_start` trains at the full
-learning rate. Runs and curves go to output/ablation/; `ablation.py VARIANT SEED FLAGS...` repeats one. The table has the
-best epoch of each run on the validation photos. These depend on the seed, so compare variants, not seeds.
+learning rate. Runs and curves go to output/ablation/; `ablation.py VARIANT SEED FLAGS...` repeats one. The table has
+the best epoch of each run on the validation photos. These depend on the seed, so compare variants, not seeds.
 """
 
 import pathlib
