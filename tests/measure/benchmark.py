@@ -418,9 +418,7 @@ def main() -> None:
     known = dict.fromkeys(kind for kind, *_ in LINES)
     parser.add_argument("lines", nargs="*", help="of " + ", ".join(known))
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
-    parser.add_argument(
-        "--precision", choices=("auto", "float32"), default="auto", help="precision of our training steps"
-    )
+    parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of our training steps")
     args = parser.parse_args()
     kinds = args.lines or list(known)
     if not known.keys() >= set(kinds):
