@@ -204,8 +204,8 @@ def test_what_can_be_exported_from_jax(environment, runs, tmp_path):
     done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "TensorFlow" in done.stdout, done.stderr
     pixels = np.stack([synthetic.draw(number, image_size=32)[0] for number in range(3)]).astype(np.float32)
-    exported, model = tf.saved_model.load(str(tmp_path / "exported")), keras.saving.load_model(path)
-    np.testing.assert_allclose(exported.serve(pixels), model(pixels), atol=1e-3)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    np.testing.assert_allclose(exported.serve(pixels), keras.saving.load_model(path)(pixels), atol=1e-3)
 
 
 @pytest.mark.slow

@@ -140,7 +140,8 @@ def pipeline(is_plain, size):
         batches = plain.pipeline(examples, decode, size)
     else:
         decoded = examples.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        few, sizes = decoded.take(1), {"image_size": size, "batch_size": plain.BATCH_SIZE}
+        few = decoded.take(1)
+        sizes = {"image_size": size, "batch_size": plain.BATCH_SIZE}
         batches = data.from_datasets(decoded, few, few, ("pet", "background", "border"), **sizes).train
     iterator = iter(batches)
 

@@ -56,9 +56,9 @@ def train(recipe: str, size: str, batch: str) -> dict:
         """From the difference of two calls of `fit`, so that its start is left out."""
         steps(2)  # compiles
         while True:
-            few, many = steps(2), steps(2 + count)
-            if many - few > SECONDS:
-                return (many - few) / count
+            seconds = steps(2 + count) - steps(2)
+            if seconds > SECONDS:
+                return seconds / count
             count *= 2
 
     step = seconds_a_step()

@@ -15,7 +15,9 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESOURCES = ROOT / "resources"
 PHOTOS = ("dog", "cat")
-WIDTH, GAP, SQUARE = 320, 8, 12  # pixels
+WIDTH = 320  # pixels, of a picture
+GAP = 8
+SQUARE = 12  # of the checkerboard
 
 
 def run(recipe: str, flags: list[str], folder: str) -> None:
