@@ -1,5 +1,7 @@
 import functools
+import gc
 import http.server
+import importlib.util
 import json
 import pathlib
 import re
@@ -19,6 +21,7 @@ import unet_scratch
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # any control character but the end of a line
+needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 # Test files that take long; the others follow them, so that both workers end together.
 LONGEST = (
     "test_jax",
@@ -36,7 +39,8 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Runs the longest files first."""
+    """Runs the longest files first. The modules that are imported by now are left out of garbage collections."""
+    gc.freeze()
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 

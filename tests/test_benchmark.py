@@ -7,7 +7,7 @@ import sys
 
 import keras
 import pytest
-from conftest import ROOT
+from conftest import ROOT, needs_jax
 from keras import layers
 from measure import ablation, benchmark, gpu, results
 from PIL import Image
@@ -109,10 +109,8 @@ def test_measured_minutes_replace_the_estimate(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=needs_jax)])
 def test_gpu_benchmark_on_a_cpu(backend):
-    if backend == "jax":
-        pytest.importorskip("jax", reason="JAX is not installed")
     program = """
 import json
 from measure import gpu

@@ -21,7 +21,7 @@ from conftest import ROOT
 
 NOT_BUILT = f"TensorFlow {tf.__version__} is not built for the GeForce, and uses the CPU."
 CAT = ROOT / "resources" / "photos" / "cat.jpg"
-# A library with the interface of NVIDIA's driver, which a program then loads: one GPU of compute capability 12.0.
+# A library with the interface of NVIDIA's driver: one GPU of compute capability 12.0.
 DRIVER = """
 #include <string.h>
 int cuInit(unsigned flags) { return 0; }
@@ -33,6 +33,16 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     return 0;
 }
 """
+# Loads this driver after TensorFlow has looked for the real one.
+PROGRAM = """
+import ctypes, runpy, sys
+driver, *sys.argv = sys.argv[1:]
+sys.path.insert(0, "recipes")
+import app, tensorflow as tf
+tf.config.list_physical_devices()
+ctypes.CDLL(driver)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_the_driver_is_asked_and_mask_rcnn_recommends_no_jax(tmp_path):
@@ -40,11 +50,13 @@ def test_the_driver_is_asked_and_mask_rcnn_recommends_no_jax(tmp_path):
     if not shutil.which("cc") or sys.platform != "linux":
         pytest.skip("needs a C compiler on Linux")
     (tmp_path / "driver.c").write_text(DRIVER)
-    library = tmp_path / "libcuda.so.1"
-    subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "driver.c", "-o", library], check=True)
-    command = [sys.executable, ROOT / "recipes" / "mask_rcnn_hub.py", CAT, "--model", "small", "--output", tmp_path]
-    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "KERAS_BACKEND": "jax"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    driver = tmp_path / "driver.so"
+    options = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run(["cc", *options, tmp_path / "driver.c", "-o", driver], check=True)
+    command = ["recipes/mask_rcnn_hub.py", CAT, "--model", "small", "--output", tmp_path / "output"]
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    program = [sys.executable, "-c", PROGRAM, driver, *command]
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     first, second, *_ = done.stdout.splitlines()
     assert first == NOT_BUILT
@@ -110,7 +122,9 @@ def test_the_first_line_of_a_training_says_how_to_use_all_gpus(start):
 
 
 def test_the_first_line_says_that_jax_misses_cuda(start, monkeypatch):
-    pytest.importorskip("jax", reason="JAX is not installed")
+    jax = SimpleNamespace(local_devices=lambda: [SimpleNamespace(platform="cpu")])
+    jax.local_device_count = jax.device_count = jax.process_count = lambda: 1
+    monkeypatch.setitem(sys.modules, "jax", jax)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     out, _ = start([(12, 0)])
     assert out.startswith("JAX does not see the NVIDIA GPU, because it is installed without CUDA: ")

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import unet_scratch
-from conftest import CONTROL, ROOT, run_recipes, start_process, wait_for
+from conftest import CONTROL, ROOT, needs_jax, run_recipes, start_process, wait_for
 from PIL import Image
 
-pytest.importorskip("jax", reason="JAX is not installed")
+pytestmark = needs_jax
 
 FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 20, "--precision", "float32")
 SCRATCH = (*FLAGS, "--epochs", 3)
