@@ -97,7 +97,8 @@ def run_recipes(commands, **options):
     commands = [list(map(str, command)) for command in commands]
     program = [sys.executable, "-c", RUNNER, json.dumps(commands)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=600, **options)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout[-2000:] + done.stderr[-2000:]
+    errors = [line for line in done.stderr.splitlines() if "retracing" not in line]  # of several models in one process
+    assert (done.returncode, errors) == (0, []), done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout.split("\0")[:-1]
 
 
