@@ -24,17 +24,17 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # any control character but t
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 # Test files that take long; the others follow them, so that both workers end together.
 LONGEST = (
-    "test_jax",
     "test_resume",
+    "test_jax",
     "test_recipes",
+    "test_transfer",
+    "test_readme_commands",
     "test_gpu",
     "test_predict",
-    "test_export",
-    "test_copying",
-    "test_transfer",
     "test_mask_rcnn_train",
     "test_detector_training",
-    "test_readme_commands",
+    "test_export",
+    "test_copying",
 )
 
 
