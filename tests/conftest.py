@@ -1,5 +1,8 @@
 import functools
+import gc
 import http.server
+import importlib.util
+import json
 import pathlib
 import re
 import signal
@@ -18,6 +21,27 @@ import unet_scratch
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # any control character but the end of a line
+needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+# Test files that take long; the others follow them, so that both workers end together.
+LONGEST = (
+    "test_resume",
+    "test_jax",
+    "test_recipes",
+    "test_transfer",
+    "test_readme_commands",
+    "test_gpu",
+    "test_predict",
+    "test_mask_rcnn_train",
+    "test_detector_training",
+    "test_export",
+    "test_copying",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Runs the longest files first. The modules that are imported by now are left out of garbage collections."""
+    gc.freeze()
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +57,7 @@ def same_start():
 def command_line(monkeypatch, capfd):
     """Runs a recipe's command line in this process; returns exit status, stdout and stderr.
 
-    Both are files here, no terminal, so nothing may draw a progress bar.
+    Both are files here, not terminals, so no progress bar may be drawn.
     """
 
     def run(recipe, *flags):
@@ -49,6 +73,33 @@ def command_line(monkeypatch, capfd):
         return status, out, err
 
     return run
+
+
+RUNNER = """
+import json, os, runpy, sys
+commands = json.loads(sys.argv[1])
+sys.path.insert(0, os.path.dirname(commands[0][0]))
+for command in commands:
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, command
+    print(end=chr(0), flush=True)
+    import keras
+    keras.config.set_dtype_policy("float32")
+    keras.backend.clear_session()
+"""
+
+
+def run_recipes(commands, **options):
+    """Runs recipes one after the other in one process, which imports TensorFlow once; returns what each printed."""
+    commands = [list(map(str, command)) for command in commands]
+    program = [sys.executable, "-c", RUNNER, json.dumps(commands)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=600, **options)
+    errors = [line for line in done.stderr.splitlines() if "retracing" not in line]  # of several models in one process
+    assert (done.returncode, errors) == (0, []), done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout.split("\0")[:-1]
 
 
 def start_process(command, **options):
@@ -115,19 +166,3 @@ def http_server(tmp_path, monkeypatch):
     yield folder, server
     server.shutdown()
     server.server_close()
-
-
-def pytest_collection_modifyitems(items):
-    """Runs the slowest files first, so that both processes finish together."""
-    slow = (
-        "test_jax",
-        "test_resume",
-        "test_recipes",
-        "test_gpu",
-        "test_predict",
-        "test_export",
-        "test_copying",
-        "test_transfer",
-    )
-    slow += ("test_mask_rcnn_train", "test_detector_training", "test_readme_commands")
-    items.sort(key=lambda item: slow.index(item.path.stem) if item.path.stem in slow else len(slow))

@@ -1,15 +1,15 @@
-"""The scripts that measure the README's figures."""
+"""The programs that measure the README's figures."""
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import keras
 import pytest
+from conftest import ROOT, needs_jax
 from keras import layers
-from measure import ablation, benchmark, results
+from measure import ablation, benchmark, gpu, results
 from PIL import Image
 
 
@@ -26,32 +26,28 @@ def test_operations_by_hand():
     assert benchmark.operations(model) == 2 * (first + 2 * second + 3 * third)
 
 
-def run(script, *arguments):
-    command = [sys.executable, script.__file__, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def run(*arguments, **options):
+    """Runs Python with these arguments, beside the tests."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, timeout=500, **options)
 
 
 def test_unknown_line_is_refused():
-    finished = run(benchmark, "speed")
+    finished = run(benchmark.__file__, "speed")
     assert finished.returncode == 2 and finished.stderr.endswith(
         "there are pipeline, step, inference, predict, mask, start\n"
     )
 
 
 def test_table_of_results(tmp_path):
-    """A step, which has a floor and was measured in float32 too, and a start, which has none."""
-    step = benchmark.compare(
-        benchmark.Measured([0.1, 0.2, 0.2], [0.1, 0.1, 0.1], 10**9, 150.0),
-        benchmark.Measured([0.4, 0.4, 0.6], [0.2, 0.2, 0.2], 10**9, 100.0),
-    )
-    start = benchmark.compare(benchmark.Measured([2.0], [], 0, 90.0), benchmark.Measured([5.0], [], 0, 100.0))
-    assert benchmark.row("step", step).split() == (
-        ["step", "5", "2.5", "3.00", "x", "150", "100", "1.50", "x", "1.0", "10,", "50%", "5,", "50%"]
-    )
+    """A step, which was measured in float32 too, and a start."""
+    ours, plain = benchmark.Measured([0.1, 0.2, 0.2], 150.0), benchmark.Measured([0.4, 0.4, 0.6], 100.0)
+    step = benchmark.compare(ours, plain)
+    start = benchmark.compare(benchmark.Measured([2.0], 90.0), benchmark.Measured([5.0], 100.0))
+    assert benchmark.row("step", step).split() == ["step", "5", "2.5", "3.00", "x", "150", "100", "1.50", "x"]
     assert benchmark.row("start", start, in_seconds=True).split()[:5] == ["start", "2.0", "s", "5.0", "s"]
-    lines = {"step": step._asdict(), "start": start._asdict()}
-    (tmp_path / "auto.json").write_text(json.dumps(lines))
-    (tmp_path / "float32.json").write_text(json.dumps({"step": lines["step"]}))
+    (tmp_path / "auto.json").write_text(json.dumps({"step": step, "start": start}))
+    (tmp_path / "float32.json").write_text(json.dumps({"step": step}))
     assert benchmark.table(tmp_path).splitlines()[2:] == [
         "| step | 3.00 | 1.50 | 3.00 | 1.50 |",
         "| start | 2.50 | 0.90 |  |  |",
@@ -60,7 +56,7 @@ def test_table_of_results(tmp_path):
 
 @pytest.mark.slow
 def test_inference_benchmark(tmp_path):
-    finished = run(benchmark, "inference", "--output", tmp_path)
+    finished = run(benchmark.__file__, "inference", "--output", tmp_path)
     assert finished.returncode == 0, finished.stderr
     head, *rows, minutes = finished.stdout.splitlines()
     assert "images/s" in head and len(rows) == 2 and minutes.endswith("minutes")
@@ -72,7 +68,7 @@ def test_inference_benchmark(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["no_augmentation", "fine_tuned"])
 def test_ablation_on_grey_photos(variant, tmp_path):
-    """Photos of one grey, which augmentation makes brighter or darker; the batches are those that `fit` gets."""
+    """The photos have one grey, which augmentation makes brighter or darker in the batches that `fit` gets."""
     photos = tmp_path / "photos"
     for folder in ("images", "masks"):
         (photos / folder).mkdir(parents=True)
@@ -96,8 +92,7 @@ runs.Run = Watched
 ablation.OUTPUT = pathlib.Path({str(tmp_path)!r})
 ablation.train({variant!r}, "1", {flags})
 """
-    tests = pathlib.Path(__file__).parent
-    finished = subprocess.run([sys.executable, "-c", program], cwd=tests, capture_output=True, text=True, timeout=300)
+    finished = run("-c", program)
     assert finished.returncode == 0, finished.stderr
     assert ("greys [100]" in finished.stdout) == (variant == "no_augmentation")
     assert "greys [" in finished.stdout and f"| {variant.replace('_', ' ')} |" in ablation.table(tmp_path)
@@ -105,37 +100,28 @@ ablation.train({variant!r}, "1", {flags})
 
 def test_measured_minutes_replace_the_estimate(tmp_path, monkeypatch):
     case = {"device": "NVIDIA X with JAX", "images_per_second": 552.0}
-    cases = {f"{recipe}, 256 px, batch 16, synthetic": case for recipe in benchmark.RECIPES}
+    cases = {gpu.case_name(recipe, 256): case for recipe in benchmark.RECIPES}
     assert next(iter(results.gpu_row())).startswith("estimated minutes on a GPU")
-    (tmp_path / "gpu.json").write_text(json.dumps({"photos_per_second": 3.0} | cases))
+    (tmp_path / "gpu.json").write_text(json.dumps(cases))
     monkeypatch.setattr(results, "GPU", tmp_path / "gpu.json")
     (row,) = results.gpu_row().items()
     assert row == ("minutes on one NVIDIA X with JAX, at 256 px", ["6", "4", "4"])  # 60, 40 and 45 epochs of 6 s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=needs_jax)])
 def test_gpu_benchmark_on_a_cpu(backend):
-    if backend == "jax":
-        pytest.importorskip("jax", reason="JAX is not installed")
     program = """
 import json
-import os
 from measure import gpu
 
-gpu.SECONDS, gpu.LIMIT, gpu.PREDICTED = 0.2, 8, (1, 3)
-print(json.dumps(gpu.train("unet_scratch", "32", "4", "synthetic") | {"photos": gpu.photos_per_second()}))
+gpu.SECONDS = 0.2
+gpu.LIMIT = 8
+print(json.dumps(gpu.train("unet_scratch", "32", "4")))
 """
-    finished = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=pathlib.Path(__file__).parent,
-        env=os.environ | {"KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    finished = run("-c", program, env=os.environ | {"KERAS_BACKEND": backend})
     assert finished.returncode == 0, finished.stderr
     case = json.loads(finished.stdout.splitlines()[-1])
     assert "CPU" in case["device"] and ("JAX" in case["device"]) == (backend == "jax")
     assert case["images_per_second"] == pytest.approx(4000 / case["milliseconds_per_step"])
-    assert min(case["images_per_second"], case["memory_mb"]) > 0 and case["share_of_peak"] is None
+    assert min(case["images_per_second"], case["memory_mb"]) > 0 and case["fraction_of_peak"] is None

@@ -1,5 +1,6 @@
 """What a GPU changes, as far as a CPU can show it."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -18,109 +19,116 @@ import unet_mobilenetv2
 import unet_scratch
 from conftest import ROOT
 
-# In a process of its own, a library that answers like NVIDIA's driver. TensorFlow has looked for the real one before,
-# or is told that it sees as many GPUs as that driver.
-BESIDE_A_DRIVER = """
-import ctypes, runpy, sys
-sys.path.insert(0, {folder!r})
-import app, tensorflow as tf
-tf.config.list_physical_devices()
-driver = ctypes.CDLL({driver!r})
-if {seen}:
-    gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{{index}}", "GPU") for index in range({seen})]
-    tf.config.list_physical_devices = lambda kind=None: gpus
-    tf.config.set_visible_devices = lambda devices, kind: print("visible", [one.name[-1] for one in devices])
-    tf.config.experimental.set_memory_growth = lambda device, grows: None
-    tf.config.experimental.get_device_details = lambda device: dict(device_name="used", compute_capability=(9, 0))
-sys.argv = [{recipe!r}, *{flags!r}]
-runpy.run_path({recipe!r}, run_name="__main__")
-"""
+NOT_BUILT = f"TensorFlow {tf.__version__} is not built for the GeForce, and uses the CPU."
+CAT = ROOT / "resources" / "photos" / "cat.jpg"
+# A library with the interface of NVIDIA's driver: one GPU of compute capability 12.0.
 DRIVER = """
 #include <string.h>
-static const int capabilities[] = {%s};
 int cuInit(unsigned flags) { return 0; }
-int cuDeviceGetCount(int *count) { *count = %d; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int index) { *device = index; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "GeForce", length); return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? capabilities[device] / 10 : attribute == 76 ? capabilities[device] %% 10 : -1;
+    *value = attribute == 75 ? 12 : attribute == 76 ? 0 : -1;
     return 0;
 }
 """
-CAT = str(ROOT / "resources" / "photos" / "cat.jpg")
+# Loads this driver after TensorFlow has looked for the real one.
+PROGRAM = """
+import ctypes, runpy, sys
+driver, *sys.argv = sys.argv[1:]
+sys.path.insert(0, "recipes")
+import app, tensorflow as tf
+tf.config.list_physical_devices()
+ctypes.CDLL(driver)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def beside_a_driver(tmp_path, capabilities, *, seen=0, recipe="unet_mobilenetv2", flags=("--predict", CAT), status=0):
-    """Runs a recipe beside a driver with GPUs of these compute capabilities, like 90."""
-    compiler = shutil.which("cc")
-    if not compiler or sys.platform != "linux":
+def test_the_driver_is_asked_and_mask_rcnn_recommends_no_jax(tmp_path):
+    """Mask R-CNN runs on TensorFlow with any KERAS_BACKEND."""
+    if not shutil.which("cc") or sys.platform != "linux":
         pytest.skip("needs a C compiler on Linux")
-    numbers = ", ".join(map(str, capabilities)) or "0"
-    (tmp_path / "driver.c").write_text(DRIVER % (numbers, len(capabilities)))
+    (tmp_path / "driver.c").write_text(DRIVER)
     driver = tmp_path / "driver.so"
-    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", tmp_path / "driver.c", "-o", driver]
-    subprocess.run(command, check=True)
-    path = str(ROOT / "recipes" / f"{recipe}.py")
-    names = {"folder": str(ROOT / "recipes"), "driver": str(driver), "recipe": path, "seen": seen}
-    names |= {"flags": [*flags, "--output", str(tmp_path / "output")]}
-    program = BESIDE_A_DRIVER.format(**names)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == status and (status or done.stderr == ""), done.stderr
-    return done.stdout.splitlines()
-
-
-@pytest.mark.parametrize("count", [1, 0])
-def test_the_first_line_tells_of_a_gpu_that_tensorflow_does_not_see(tmp_path, count):
-    first, *lines = beside_a_driver(tmp_path, [90] * count)
-    mend = f"{sys.executable} -m pip install '{device.CUDA}'"
-    assert ("does not see the NVIDIA GPU" in first and first.endswith(mend)) == bool(count), first
-    assert "CPU (" in [first, *lines][count]
-
-
-@pytest.mark.parametrize("seen", [0, 1])  # without CUDA 12, and with it
-@pytest.mark.parametrize("has_jax", [False, True])
-def test_the_first_line_tells_of_a_gpu_that_is_too_new_for_tensorflow(tmp_path, monkeypatch, seen, has_jax):
-    """RTX 50xx: TensorFlow does not get to see it."""
-    if has_jax:  # as if JAX had been installed with CUDA
-        (tmp_path / "site" / "jax_cuda13_plugin").mkdir(parents=True)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    first, *lines = beside_a_driver(tmp_path, [120], seen=seen)
-    what = f"TensorFlow {tf.__version__} is not built for the GeForce, and uses the CPU."
-    install = f"{sys.executable} -m pip install 'jax[cuda13]', then "
-    command = f"KERAS_BACKEND=jax python recipes/unet_mobilenetv2.py --predict {CAT} --output {tmp_path / 'output'}"
-    assert first == f"{what} On the GPU: {'' if has_jax else install}{command}"
-    assert lines[:seen] == ["visible []"][:seen] and "CPU (" in lines[seen]
-
-
-def test_tensorflow_takes_the_first_gpu_that_it_was_built_for(tmp_path):
-    visible, first, *_ = beside_a_driver(tmp_path, [120, 90, 80], seen=3)
-    assert visible == "visible ['1']" and first.endswith("| used")
-
-
-def test_the_first_line_of_a_training_says_how_to_use_all_gpus(tmp_path):
-    """The program ends where the training would begin: TensorFlow has no such GPU."""
-    flags = ("--data", "no such folder", "--epochs", "1", "--precision", "float32")
-    first, visible = beside_a_driver(tmp_path, [90, 80], seen=2, recipe="unet_scratch", flags=flags, status=2)
-    command = f"KERAS_BACKEND=jax python recipes/unet_scratch.py {shlex.join(flags)} --output {tmp_path / 'output'}"
-    assert first.startswith("TensorFlow uses one of 2 GPUs. On all of them: ") and first.endswith(command)
-    assert visible == "visible ['0']"
-
-
-def test_mask_rcnn_names_no_backend_that_it_cannot_use(tmp_path, monkeypatch):
-    """It runs on TensorFlow, with any KERAS_BACKEND."""
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    first, second, *_ = beside_a_driver(tmp_path, [120], recipe="mask_rcnn_hub", flags=(CAT, "--model", "small"))
-    assert first.endswith("is not built for the GeForce, and uses the CPU.")
+    options = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run(["cc", *options, tmp_path / "driver.c", "-o", driver], check=True)
+    command = ["recipes/mask_rcnn_hub.py", CAT, "--model", "small", "--output", tmp_path / "output"]
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    program = [sys.executable, "-c", PROGRAM, driver, *command]
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, *_ = done.stdout.splitlines()
+    assert first == NOT_BUILT
     assert second.startswith("mask_rcnn_hub | photos: 1 | CPU (") and "JAX" not in second
 
 
-def test_the_first_line_tells_of_a_gpu_that_jax_does_not_see(tmp_path, monkeypatch):
-    pytest.importorskip("jax", reason="JAX is not installed")
+@pytest.fixture
+def start(monkeypatch, capsys):
+    """Calls device.start beside a driver with GPUs of these compute capabilities, of which TensorFlow sees some.
+
+    It returns what was printed, and the indices of the GPUs that TensorFlow may use.
+    """
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "recipes" / "unet_scratch.py"), "--data", "my photos"])
+
+    def call(capabilities, seen=0, **options):
+        visible = []
+        settings = tf.config.experimental
+        monkeypatch.setattr(device, "driver_gpus", lambda: [device.Gpu("GeForce", each) for each in capabilities])
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(range(seen)))
+        monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: visible.extend(devices))
+        monkeypatch.setattr(settings, "set_memory_growth", lambda *_: None)
+        details = {"device_name": "used", "compute_capability": (9, 0)}
+        monkeypatch.setattr(settings, "get_device_details", lambda _: details)
+        assert device.start(**options) == [device.Gpu("used", (9, 0))] * len(visible)
+        return capsys.readouterr().out, visible
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "seen", "visible"),
+    [([], 0, []), ([(9, 0)], 1, [0]), ([(12, 0), (9, 0), (8, 0)], 3, [1]), ([], 1, [0])],  # the last is AMD's
+)
+def test_tensorflow_takes_the_first_gpu_that_it_was_built_for(start, capabilities, seen, visible):
+    assert start(capabilities, seen) == ("", visible)
+
+
+def test_the_first_line_says_how_to_install_cuda(start):
+    out, _ = start([(9, 0)])
+    assert "does not see the NVIDIA GPU" in out and out.endswith(f"{sys.executable} -m pip install '{device.CUDA}'\n")
+
+
+@pytest.mark.parametrize("seen", [0, 1])  # without CUDA 12, and with it
+@pytest.mark.parametrize("has_jax_cuda", [False, True])
+def test_the_first_line_says_how_to_use_a_gpu_that_is_too_new_for_tensorflow(
+    start, tmp_path, monkeypatch, seen, has_jax_cuda
+):
+    """RTX 50xx: TensorFlow must not see it."""
+    if has_jax_cuda:
+        (tmp_path / "jax_cuda13_plugin").mkdir()
+        monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(ROOT)
+    out, visible = start([(12, 0)], seen)
+    install = "" if has_jax_cuda else f"{sys.executable} -m pip install 'jax[cuda13]', then "
+    command = "KERAS_BACKEND=jax python recipes/unet_scratch.py --data 'my photos'"
+    assert out == f"{NOT_BUILT} To use the GPU: {install}{command}\n" and visible == []
+
+
+def test_the_first_line_of_a_training_says_how_to_use_all_gpus(start):
+    out, visible = start([(9, 0), (8, 0)], 2, uses_all=True)
+    assert out.startswith("TensorFlow uses one of 2 GPUs. To use all of them: ")
+    assert out.endswith(f"{shlex.join(sys.argv[1:])}\n") and visible == [0]
+
+
+def test_the_first_line_says_that_jax_misses_cuda(start, monkeypatch):
+    jax = SimpleNamespace(local_devices=lambda: [SimpleNamespace(platform="cpu")])
+    jax.local_device_count = jax.device_count = jax.process_count = lambda: 1
+    monkeypatch.setitem(sys.modules, "jax", jax)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    first, second, *_ = beside_a_driver(tmp_path, [120])
-    assert first.startswith("JAX does not see the NVIDIA GPU, because it is installed without CUDA: ")
-    assert f"{sys.executable} -m pip install 'jax[cuda13]'" in first
-    assert "with JAX, slower than with TensorFlow" in second
+    out, _ = start([(12, 0)])
+    assert out.startswith("JAX does not see the NVIDIA GPU, because it is installed without CUDA: ")
+    assert f"{sys.executable} -m pip install 'jax[cuda13]'" in out
 
 
 def test_the_commands_for_cuda_are_those_of_the_readme_and_fit_the_requirements():
@@ -138,7 +146,7 @@ def test_the_commands_for_cuda_are_those_of_the_readme_and_fit_the_requirements(
         ("jax", [(6, 1)], "float32"),
         ("jax", [(7, 5)], "mixed_float16"),
         ("jax", [(8, 0), (12, 0)], "mixed_bfloat16"),
-        ("jax", [(12, 0), (7, 5)], "mixed_float16"),  # the slowest GPU decides
+        ("jax", [(12, 0), (7, 5)], "mixed_float16"),  # the oldest GPU decides
     ],
 )
 def test_the_precision_of_gpus(monkeypatch, backend, capabilities, precision):
@@ -163,53 +171,46 @@ def test_the_names_of_several_gpus(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     gpus = [SimpleNamespace(device_kind="NVIDIA H200", compute_capability="9.0")] * 2
     gpus += [SimpleNamespace(device_kind="AMD", compute_capability="gfx942")]
-    known = [device._of_jax(gpu) for gpu in gpus]
+    known = [device._from_jax(gpu) for gpu in gpus]
     assert [gpu.capability for gpu in known] == [(9, 0), (9, 0), device.BFLOAT16]
     assert device.description(known) == "2 x NVIDIA H200, AMD with JAX"
 
 
-def see_a_gpu(monkeypatch):
-    """TensorFlow lists a GPU, which is why Keras would compile with XLA."""
+@pytest.fixture
+def listed_gpu(monkeypatch):
+    """TensorFlow lists a GPU, which makes Keras compile with XLA."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [SimpleNamespace(device_type="GPU")])
 
 
-def test_a_gpu_that_tensorflow_must_not_use_makes_no_xla_on_the_cpu(monkeypatch):
-    see_a_gpu(monkeypatch)
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_a_gpu_that_tensorflow_must_not_use_makes_no_xla_on_the_cpu(listed_gpu, has_gpu):
     inputs = keras.Input((8, 8, 3))
-    own = {}
-    for has_gpu in (False, True):
-        model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs), name="tiny")
-        own[has_gpu] = backend.prepare(model, has_gpu)
-        own[has_gpu].compile(keras.optimizers.Adam(0.1), "mse")
-    assert not own[False].jit_compile and isinstance(own[False].optimizer, optimizer.FusedAdam)
-    assert own[True].jit_compile and type(own[True].optimizer) is keras.optimizers.Adam
+    model = backend.prepare(keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs)), has_gpu)
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    assert model.jit_compile == has_gpu
+    assert type(model.optimizer) is (keras.optimizers.Adam if has_gpu else optimizer.FusedAdam)
 
 
 @pytest.mark.parametrize(
     "recipe",
     [unet_scratch, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (fcn_vgg16, unet_mobilenetv2))],
 )
-def test_a_training_as_on_a_gpu(command_line, tmp_path, monkeypatch, recipe):
-    """Two steps compiled by XLA, in mixed_float16 with a scaled loss and Keras' own layers, and a save."""
+def test_a_training_as_on_a_gpu(command_line, tmp_path, monkeypatch, listed_gpu, recipe):
+    """Two steps compiled by XLA, in mixed_float16 with loss scaling and Keras' own layers, then the saved model."""
     monkeypatch.setattr(device, "start", lambda **_: [device.Gpu("a GPU with tensor cores", (8, 0))])
-    see_a_gpu(monkeypatch)
-    trained, report = [], runs.Run.report
-
-    def keep_model_and_report(run, data):
-        trained.append(run.recorder.model)
-        report(run, data)
-
-    monkeypatch.setattr(runs.Run, "report", keep_model_and_report)
+    models = []
+    prepare = runs.Run.prepare
+    monkeypatch.setattr(runs.Run, "prepare", lambda run, model: models.append(prepare(run, model)) or models[0])
     flags = ["--data", "synthetic", "--image-size", 32, "--limit", 16, "--batch-size", 8, "--epochs", 1]
     flags += [] if recipe is unet_scratch else ["--backbone-weights", "none"]
     status, out, err = command_line(recipe, *flags, "--output", tmp_path)
     assert status == 0, err  # XLA logs that it was used
     assert "a GPU with tensor cores | mixed_float16" in out.splitlines()[0]
 
-    (model,) = trained
+    (model,) = models
     assert model.jit_compile and isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert int(model.optimizer.inner_optimizer.iterations) == 2  # a step with infinite gradients would be left out
+    assert int(model.optimizer.inner_optimizer.iterations) == 2  # a step with infinite gradients is not counted
     saved = keras.saving.load_model(tmp_path / f"{recipe.__name__}.keras")
-    for mine, other in zip(model.get_weights(), saved.get_weights(), strict=True):
-        assert np.isfinite(other).all()
-        np.testing.assert_array_equal(mine, other)
+    for trained, loaded in zip(model.get_weights(), saved.get_weights(), strict=True):
+        assert np.isfinite(loaded).all()
+        np.testing.assert_array_equal(trained, loaded)

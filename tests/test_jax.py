@@ -1,10 +1,13 @@
-"""The recipes on Keras' JAX backend, each run in a process of its own: this one has TensorFlow's."""
+"""The recipes on Keras' JAX backend, in processes of their own: this one has TensorFlow's."""
 
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
+import app
 from app import checkpoint, report
 from app.datasets import load, synthetic
 from common import scores
@@ -14,12 +17,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import unet_scratch
-from conftest import CONTROL, ROOT, start_process, wait_for
+from conftest import CONTROL, ROOT, needs_jax, run_recipes, start_process, wait_for
 from PIL import Image
 
-pytest.importorskip("jax", reason="JAX is not installed")
+pytestmark = needs_jax
 
 FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 20, "--precision", "float32")
+SCRATCH = (*FLAGS, "--epochs", 3)
 EPOCHS = {  # what else a run needs
     "unet_scratch": ("--epochs", 3),
     "fcn_vgg16": ("--epochs", 3, "--backbone-weights", "none"),
@@ -29,7 +33,7 @@ EPOCHS = {  # what else a run needs
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """That of a person who has chosen JAX; what is compiled once is kept."""
+    """The environment variables for JAX; what it has compiled is kept in a folder."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     return {**os.environ, "KERAS_BACKEND": "jax", **cache}
@@ -39,129 +43,131 @@ def command(recipe, *flags):
     return [sys.executable, ROOT / "recipes" / f"{recipe}.py", *map(str, flags)]
 
 
-def run(environment, recipe, *flags):
+def run(environment, recipe, *flags, status=0):
+    """Runs a recipe; returns its output, or for another exit status the one line of its error."""
     done = subprocess.run(command(recipe, *flags), env=environment, capture_output=True, text=True, timeout=550)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert not CONTROL.search(done.stdout)  # no progress bars in a log
-    return done.stdout
+    assert done.returncode == status and done.stderr.count("\n") == (status != 0), done.stderr
+    return done.stderr if status else done.stdout
 
 
 def history(folder):
     return report.read_history(folder / "history.csv").history
 
 
-@pytest.fixture(scope="module")
-def whole(environment, tmp_path_factory):
-    """An uninterrupted run: its folder and its output."""
-    folder = tmp_path_factory.mktemp("whole") / "output"
-    return folder, run(environment, "unet_scratch", *FLAGS, *EPOCHS["unet_scratch"], "--output", folder)
+def same_history(folder, expected, atol=6e-5):
+    for name, values in history(expected).items():
+        np.testing.assert_allclose(history(folder)[name], values, atol=atol, err_msg=name)
 
 
-def killed(environment, recipe, output, *flags, after=1):
-    """Starts a run and kills it when it has finished one epoch, or two."""
+def killed(environment, recipe, output, *flags, epochs=1):
+    """Starts a run and kills it after so many finished epochs."""
     process = start_process(command(recipe, *flags, "--output", output), env=environment)
-    wait_for((output / (checkpoint.NAME, checkpoint.PREVIOUS)[after - 1]).exists, process, 500)
+    state = output / checkpoint.NAME
+    wait_for(lambda: state.exists() and len(history(output)["loss"]) >= epochs, process, 500)
     process.kill()
     process.communicate()
 
 
 @pytest.fixture(scope="module")
 def interrupted(environment, tmp_path_factory):
-    """A run that was killed."""
+    """The folder of a run that was killed."""
     output = tmp_path_factory.mktemp("interrupted") / "output"
-    killed(environment, "unet_scratch", output, *FLAGS, *EPOCHS["unet_scratch"])
+    killed(environment, "unet_scratch", output, *SCRATCH)
     return output
 
 
-def test_a_training_writes_what_it_writes_on_tensorflow(whole):
-    folder, out = whole
+@pytest.fixture(scope="module")
+def runs(environment, interrupted, tmp_path_factory):
+    """A folder, and the output of four commands that write to it: a training, two predictions and a resumed training.
+
+    The predictions are for eleven photos, so in batches of eight and of three, and for a single one.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(interrupted, folder / "resumed")
+    photos = folder / "photos"
+    photos.mkdir()
+    for number in range(11):
+        Image.fromarray(synthetic.draw(number, image_size=64)[0]).save(photos / f"{number}.png")
+    predict = ("--weights", folder / "whole" / "unet_scratch.keras", "--predict")
+    commands = [
+        (*SCRATCH, "--output", folder / "whole"),
+        (*predict, photos, "--output", folder / "eleven"),
+        (*predict, photos / "0.png", "--output", folder / "one"),
+        (*SCRATCH, "--resume", "--output", folder / "resumed"),
+    ]
+    return folder, run_recipes([command("unet_scratch", *flags)[1:] for flags in commands], env=environment)
+
+
+def test_a_training_writes_what_it_writes_on_tensorflow(runs):
+    folder, (out, *_) = runs
     assert "CPU" in out.splitlines()[0] and "with JAX, slower than with TensorFlow" in out.splitlines()[0]
+    assert not CONTROL.search(out)  # no progress bars in a log
     pictures = ["accuracy", "loss", "mean_iou", "mosaic_best", "mosaic_median", "mosaic_worst"]
     expected = [*(f"{name}.png" for name in pictures), "history.csv", "metrics.json", "unet_scratch.keras"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
-    losses = history(folder)["loss"]
+    assert sorted(path.name for path in (folder / "whole").iterdir()) == sorted(expected)
+    losses = history(folder / "whole")["loss"]
     assert len(losses) == 3 and losses[-1] < losses[0] - 0.1
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "whole" / "metrics.json").read_text())
     assert metrics["versions"]["KERAS_BACKEND"] == "jax" and metrics["train"]["epochs"] == 3
 
 
-def test_tensorflow_loads_the_model_and_gets_the_same_scores(whole):
-    folder, _ = whole
+def test_tensorflow_loads_the_model_and_gets_the_same_scores(runs):
+    folder = runs[0] / "whole"
     model = keras.saving.load_model(folder / "unet_scratch.keras")
     pets = load.load_data("synthetic", 32, 8, limit=20)
-    confusion = scores.ConfusionMatrix(3)
-    for images, labels in pets.test:
-        confusion.update_state(labels, model(images))
-    expected = scores.report(confusion.matrix, pets.class_names)
+
+    def score(batches):
+        confusion = scores.ConfusionMatrix(3)
+        for images, labels in batches:
+            confusion.update_state(labels, model(images))
+        return scores.report(confusion.matrix, pets.class_names)
+
     test = json.loads((folder / "metrics.json").read_text())["test"]
-    assert test["images"] == 20 and test["iou"] == pytest.approx(expected["iou"], abs=1e-3)
-    best = int(np.argmax(history(folder)["val_mean_iou"]))
-    matrix = scores.ConfusionMatrix(3)
-    for images, labels in pets.validation:  # the last batch is not full
-        matrix.update_state(labels, model(images))
-    assert history(folder)["val_mean_iou"][best] == pytest.approx(float(matrix.result()), abs=1e-3)
+    assert test["images"] == 20 and test["iou"] == pytest.approx(score(pets.test)["iou"], abs=1e-3)
+    best = max(history(folder)["val_mean_iou"])  # the last batch is not full
+    assert best == pytest.approx(score(pets.validation)["mean_iou"], abs=1e-3)
 
 
-def test_a_killed_run_is_resumed_to_the_same_result(environment, whole, interrupted):
-    out = run(environment, "unet_scratch", *FLAGS, *EPOCHS["unet_scratch"], "--output", interrupted, "--resume")
+def test_a_killed_run_resumes_to_the_same_result(runs):
+    folder, (*_, out) = runs
     assert "resuming after epoch" in out and "epoch 1/3" not in out
-    for name, values in history(whole[0]).items():
-        np.testing.assert_allclose(history(interrupted)[name], values, atol=6e-5, err_msg=name)
+    same_history(folder / "resumed", folder / "whole")
 
 
-def test_a_run_is_not_resumed_on_the_other_backend(command_line, environment, tmp_path):
-    output = tmp_path / "output"
-    killed(environment, "unet_scratch", output, *FLAGS, "--epochs", 3)
-    flags = (*FLAGS, "--epochs", 3, "--output", output, "--resume")
-    status, _, err = command_line(unet_scratch, *flags)
+def test_a_run_is_not_resumed_on_the_other_backend(command_line, interrupted):
+    status, _, err = command_line(unet_scratch, *SCRATCH, "--output", interrupted, "--resume")
     assert status == 2 and err.count("\n") == 1, err
     assert "KERAS_BACKEND was jax and is tensorflow" in err
 
 
-def test_predictions_match_tensorflow_and_compile_at_most_twice(command_line, environment, whole, tmp_path):
-    """Eleven photos, so batches of eight and of three, then one photo alone."""
-    photos, cache = tmp_path / "photos", tmp_path / "compiled"
-    photos.mkdir()
-    for number in range(11):
-        Image.fromarray(synthetic.draw(number, image_size=64)[0]).save(photos / f"{number}.png")
-    environment = environment | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-    weights = ("--weights", whole[0] / "unet_scratch.keras")
-    out = run(environment, "unet_scratch", "--predict", photos, *weights, "--output", tmp_path / "jax")
-    run(environment, "unet_scratch", "--predict", photos / "0.png", *weights, "--output", tmp_path / "one")
+def test_predictions_match_tensorflow_and_compile_at_most_twice(command_line, environment, runs, tmp_path):
+    folder, (_, out, *_) = runs
     assert "photos: 11" in out
-    compiled = {path.name for path in cache.iterdir() if "lambda" in path.name and not path.name.endswith("-atime")}
-    assert len(compiled) == 2, sorted(path.name for path in cache.iterdir())
-    status, _, err = command_line(unet_scratch, "--predict", photos, *weights, "--output", tmp_path / "tensorflow")
-    assert (status, err) == (0, "")
-    for path in (tmp_path / "tensorflow").glob("*_mask.png"):
-        one, other = (np.asarray(Image.open(folder / path.name)) for folder in (path.parent, tmp_path / "jax"))
-        assert (one == other).mean() > 0.999
-    assert len(list((tmp_path / "jax").glob("*_mask.png"))) == 11
+    compiled = pathlib.Path(environment["JAX_COMPILATION_CACHE_DIR"]).glob("*lambda*-cache")
+    assert len(list(compiled)) == 3  # for the test scores, for batches of eight photos, and for single ones
+    weights = folder / "whole" / "unet_scratch.keras"
+    flags = ("--predict", folder / "photos", "--weights", weights, "--output", tmp_path)
+    assert command_line(unet_scratch, *flags)[::2] == (0, "")
+    masks = sorted(path.name for path in tmp_path.glob("*_mask.png"))
+    assert len(masks) == 11
+    for name in masks:
+        on_tensorflow, on_jax = (np.asarray(Image.open(place / name)) for place in (tmp_path, folder / "eleven"))
+        assert (on_tensorflow == on_jax).mean() > 0.999
 
 
 @pytest.mark.parametrize(("backend", "flags"), [("torch", ("--epochs", 1)), ("jacks", ("--predict", "cat.jpg"))])
-def test_other_backends_are_refused(environment, tmp_path, backend, flags):
-    done = subprocess.run(
-        command("unet_scratch", *flags, "--output", tmp_path / "output"),
-        env=environment | {"KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"unet_scratch.py: KERAS_BACKEND={backend}: the recipes run on tensorflow or jax\n"
+def test_other_backends_are_refused(command_line, monkeypatch, tmp_path, backend, flags):
+    monkeypatch.setattr(app, "requested_backend", backend)
+    status, out, err = command_line(unet_scratch, *flags, "--output", tmp_path)
+    assert (status, out) == (2, "")
+    assert err == f"unet_scratch.py: KERAS_BACKEND={backend}: the recipes run on tensorflow or jax\n"
 
 
 def test_jax_is_not_installed(environment, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['jax'] = None")
-    done = subprocess.run(
-        command("unet_scratch", *FLAGS, "--output", tmp_path / "output"),
-        env=environment | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1 and "JAX is not installed" in done.stderr, done.stderr
-    assert f"{sys.executable} -m pip install 'jax[cuda13]'" in done.stderr
+    without_jax = environment | {"PYTHONPATH": str(tmp_path)}
+    err = run(without_jax, "unet_scratch", *FLAGS, "--output", tmp_path / "output", status=2)
+    assert "JAX is not installed" in err and f"{sys.executable} -m pip install 'jax[cuda13]'" in err
 
 
 @pytest.mark.slow
@@ -174,10 +180,9 @@ def test_each_recipe_resumes_at_64_px(environment, tmp_path, recipe):
     run(environment, recipe, *flags, "--output", tmp_path / "whole")
     output = tmp_path / "killed"
     killed(environment, recipe, output, *flags)
-    killed(environment, recipe, output, *flags, "--resume", after=2)
+    killed(environment, recipe, output, *flags, "--resume", epochs=2)
     run(environment, recipe, *flags, "--output", output, "--resume")
-    for name, values in history(tmp_path / "whole").items():
-        np.testing.assert_allclose(history(output)[name], values, atol=6e-5, err_msg=name)
+    same_history(output, tmp_path / "whole")
 
 
 EXPORT = """
@@ -192,31 +197,26 @@ except ValueError as error:
 
 
 @pytest.mark.slow
-def test_what_can_be_exported_from_jax(environment, whole, tmp_path):
+def test_what_can_be_exported_from_jax(environment, runs, tmp_path):
     """As the README's table says: the SavedModel, but not LiteRT."""
-    path = str(whole[0] / "unet_scratch.keras")
-    command = [sys.executable, "-c", EXPORT.format(path=path)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    path = str(runs[0] / "whole" / "unet_scratch.keras")
+    program = [sys.executable, "-c", EXPORT.format(path=path)]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "TensorFlow" in done.stdout, done.stderr
     pixels = np.stack([synthetic.draw(number, image_size=32)[0] for number in range(3)]).astype(np.float32)
-    exported, model = tf.saved_model.load(str(tmp_path / "exported")), keras.saving.load_model(path)
-    np.testing.assert_allclose(exported.serve(pixels), model(pixels), atol=1e-3)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    np.testing.assert_allclose(exported.serve(pixels), keras.saving.load_model(path)(pixels), atol=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_four_devices_train_like_one(environment, tmp_path, precision):
     """Four GPUs of a machine, as far as a CPU can show it; float16 scales its loss."""
-    flags = (*FLAGS, "--epochs", 3, "--precision", precision)
+    flags = (*SCRATCH, "--precision", precision)
     one, four = tmp_path / "one", tmp_path / "four"
     run(environment, "unet_scratch", *flags, "--output", one)
     devices = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     run(devices, "unet_scratch", *flags, "--output", four)
-    near = {"float32": 1e-4}.get(precision, 0.03)
-    for name, values in history(one).items():
-        np.testing.assert_allclose(history(four)[name], values, atol=near, err_msg=name)
-    done = subprocess.run(
-        command("unet_scratch", *flags, "--batch-size", 6), env=devices, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "--batch-size: 6 cannot be shared by 4 devices; use a multiple of 4" in done.stderr
+    same_history(four, one, atol=1e-4 if precision == "float32" else 0.03)
+    err = run(devices, "unet_scratch", *flags, "--batch-size", 6, status=2)
+    assert "--batch-size: 6 cannot be divided between 4 devices; use a multiple of 4" in err

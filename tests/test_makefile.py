@@ -1,4 +1,4 @@
-"""Which Python the Makefile takes."""
+"""How the Makefile finds a Python."""
 
 import os
 import shutil
@@ -32,14 +32,15 @@ def make(tmp_path):
     return run
 
 
-def test_a_python_that_fits_comes_first(make):
-    done = make("-n", python3_13="exit 1", python3_11="exit 0", python3="exit 0", uv="exit 0")
-    assert done.stdout.splitlines()[0] == "python3.11 -m venv .venv"
-
-
-def test_uv_brings_one(make):
-    done = make("-n", python3="exit 1", uv="exit 0")
-    assert done.stdout.splitlines()[0] == "uv venv --python 3.13 --seed --allow-existing .venv"
+@pytest.mark.parametrize(
+    ("programs", "command"),
+    [
+        ({"python3_13": "exit 1", "python3_11": "exit 0", "python3": "exit 0"}, "python3.11 -m venv .venv"),
+        ({"python3": "exit 1"}, "uv venv --python 3.13 --seed --allow-existing .venv"),
+    ],
+)
+def test_a_python_that_fits_comes_first_then_uv(make, programs, command):
+    assert make("-n", uv="exit 0", **programs).stdout.splitlines()[0] == command
 
 
 def test_without_either_a_line_says_how_to_get_one(make):

@@ -12,9 +12,8 @@ from app.cli import InputError
 
 import numpy as np
 import pytest
-from conftest import ROOT, start_process, wait_for
+from conftest import ROOT, needs_jax, start_process, wait_for
 
-needs_jax = pytest.mark.skipif("not __import__('importlib.util').util.find_spec('jax')", reason="JAX is not installed")
 FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 20, "--precision", "float32")
 
 # A program that only joins the others, with less patience than a recipe.
@@ -40,51 +39,67 @@ def free_port():
         return one.getsockname()[1]
 
 
-def environment(port, number, count):
-    values = {processes.ADDRESSES: f"127.0.0.1:{port}", processes.COUNT: count, processes.NUMBER: number}
-    own = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
-    return own | {"KERAS_BACKEND": "jax"} | {name: str(value) for name, value in values.items()}
+def environment(**variables):
+    """This process' environment with JAX, and with these variables alone to name the processes."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith((processes.PREFIX, "TF_CONFIG"))}
+    return others | {"KERAS_BACKEND": "jax"} | {name: str(value) for name, value in variables.items()}
+
+
+def of_process(number, count, port):
+    variables = {processes.ADDRESSES: f"127.0.0.1:{port}", processes.COUNT: count, processes.NUMBER: number}
+    return environment(**variables if count > 1 else {})
+
+
+def start(env, work="", wait=60):
+    code = PROGRAM.format(recipes=str(ROOT / "recipes"), work=work, wait=wait)
+    return start_process([sys.executable, "-c", code], env=env)
+
+
+def finish(started, timeout=120):
+    """Waits for processes; returns status, output and errors of each."""
+    outputs = [process.communicate(timeout=timeout) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, outputs, strict=True)]
 
 
 def join(*numbers, count=2, work="", port=None, wait=60):
-    """Runs the program with these numbers at once; returns status, output and errors of each."""
+    """Runs the program with these numbers at once."""
     port = port or free_port()
-    code = PROGRAM.format(recipes=str(ROOT / "recipes"), work=work, wait=wait)
-    started = [start_process([sys.executable, "-c", code], env=environment(port, number, count)) for number in numbers]
-    results = []
-    for process in started:
-        out, err = process.communicate(timeout=120)
-        results.append((process.returncode, out, err))
-    return results
+    return finish([start(of_process(number, count, port), work, wait) for number in numbers])
 
 
-def in_one_line(result, status, *words):
+def in_one_line(result, status, *words, program="-c"):
     returncode, _, err = result
-    assert returncode == status and err.count("\n") == 1 and err.startswith("-c: "), result
+    assert returncode == status and err.count("\n") == 1 and err.startswith(f"{program}: "), result
     assert all(word in err for word in words), err
 
 
 @needs_jax
-def test_processes_find_each_other_and_end_together():
-    for number, (status, out, err) in enumerate(join(0, 1, work="team.agree({'epochs': 1})")):
-        assert (status, err) == (0, "") and f"process {number + 1} of 2" in out
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_processes_find_each_other_and_a_lost_one_ends_the_others(lost):
+    """Within SILENCE and a few seconds, also while a process computes something that is no collective operation."""
+    work = f"team.agree({{'epochs': 1}}); print('agreed'); team.number != {lost} or os._exit(9); time.sleep(60)"
+    began = time.monotonic()
+    results = join(0, 1, work=work)
+    assert results[lost][0] == 9 and time.monotonic() - began < 45
+    in_one_line(results[1 - lost], 1, processes.LOST)
+    assert f"process {2 - lost} of 2\n" in results[1 - lost][1] and "agreed\n" in results[1 - lost][1]
+
+
+@needs_jax
+def test_other_flags():
+    facts = "team.agree({'recipe': 'x', 'epochs': team.number, 'seed': 0})"
+    for result in join(0, 1, work=facts):
+        in_one_line(result, 2, "the processes differ in epochs;", "same flags")
 
 
 @needs_jax
 @pytest.mark.slow
 def test_srun_needs_no_variables():
-    """What Slurm sets in the processes that srun starts is enough; here the machine's own name is its only node."""
-    code = PROGRAM.format(recipes=str(ROOT / "recipes"), work="", wait=60)
-    job = {"SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
-    started = []
-    for number in ("0", "1"):
-        own = {name: value for name, value in os.environ.items() if not name.startswith(processes.PREFIX)}
-        own |= {"KERAS_BACKEND": "jax", "SLURM_PROCID": number, "SLURM_LOCALID": number, **job}
-        started.append(start_process([sys.executable, "-c", code], env=own))
-    for number, process in enumerate(started):
-        out, err = process.communicate(timeout=120)
-        assert (process.returncode, err) == (0, "")
-        assert f"process {number + 1} of 2" in out
+    """The variables that Slurm sets in the processes of srun are enough; here this machine is its only node."""
+    job = {"SLURM_JOB_ID": 77, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": 2, "SLURM_STEP_NUM_TASKS": 2}
+    tasks = [start(environment(**job, SLURM_PROCID=number, SLURM_LOCALID=number)) for number in range(2)]
+    for number, result in enumerate(finish(tasks)):
+        assert result == (0, f"process {number + 1} of 2\n", "")
 
 
 @needs_jax
@@ -98,20 +113,13 @@ def test_a_missing_process():
 @needs_jax
 @pytest.mark.slow
 def test_two_processes_of_one_number():
-    results = sorted(join(0, 1, 1, count=3, wait=15), key=lambda result: "has the number" not in result[2])
-    in_one_line(results[0], 2, "another process has the number 1 too", processes.NUMBER)
-    for result in results[1:]:
+    first, *others = sorted(join(0, 1, 1, count=3, wait=15), key=lambda result: "has the number" not in result[2])
+    in_one_line(first, 2, "another process has the number 1 too", processes.NUMBER)
+    for result in others:
         in_one_line(result, 2, "waited 15 s")
     with socket.create_server(("", 0)) as other:  # as a second process 0 has
         port = other.getsockname()[1]
         in_one_line(join(0, port=port)[0], 2, f"port {port} cannot be opened", f"{processes.NUMBER}=0")
-
-
-@needs_jax
-def test_other_flags():
-    facts = "team.agree({'recipe': 'x', 'epochs': team.number, 'seed': 0})"
-    for result in join(0, 1, work=facts):
-        in_one_line(result, 2, "the processes differ in epochs;", "same flags")
 
 
 @needs_jax
@@ -127,12 +135,21 @@ def test_processes_with_different_devices():
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_that_waits_for_others_can_be_stopped(sent):
-    code = PROGRAM.format(recipes=str(ROOT / "recipes"), work="", wait=100)
-    process = start_process([sys.executable, "-c", code], env=environment(free_port(), 0, 2))
+    process = start(of_process(0, 2, free_port()), wait=100)
     time.sleep(12)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (130, "") and err.count("\n") == 1 and "stopped; " in err, err
+    (result,) = finish([process], timeout=30)
+    in_one_line(result, 130, "stopped; ")
+
+
+@needs_jax
+@pytest.mark.slow
+@pytest.mark.parametrize("faulty", [0, 1])
+def test_an_error_in_one_process_ends_all_at_once(faulty):
+    work = f"team.number == {faulty} and {{}}['our own error']; team.any(True); time.sleep(60)"
+    results = join(0, 1, work=work)
+    assert results[faulty][0] == 1 and "KeyError: 'our own error'" in results[faulty][2]
+    in_one_line(results[1 - faulty], 1, processes.LOST)
 
 
 @pytest.mark.parametrize(
@@ -151,91 +168,60 @@ def test_the_gpus_of_a_slurm_task(monkeypatch, gpus, tasks, nodes, expected):
     assert processes._devices_of_task() == expected
 
 
-@needs_jax
-@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_lost_process_ends_the_others(lost):
-    """Within SILENCE and a few seconds, also while a process computes something that is no collective operation."""
-    work = f"team.number != {lost} or os._exit(9); time.sleep(60)"
-    began = time.monotonic()
-    results = join(0, 1, work=work)
-    assert results[lost][0] == 9 and time.monotonic() - began < 45
-    in_one_line(results[1 - lost], 1, processes.LOST)
-
-
-@needs_jax
-@pytest.mark.slow
-@pytest.mark.parametrize("faulty", [0, 1])
-def test_an_error_in_one_process_ends_all_at_once(faulty):
-    work = f"team.number == {faulty} and {{}}['a fault of ours']; team.any(True); time.sleep(60)"
-    results = join(0, 1, work=work)
-    assert results[faulty][0] == 1 and "KeyError: 'a fault of ours'" in results[faulty][2]
-    in_one_line(results[1 - faulty], 1, processes.LOST)
-
-
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("address", "count", "number", "words"),
     [
-        ({"NUM_PROCESSES": "2"}, f"{processes.ADDRESSES}= {processes.COUNT}=2 {processes.NUMBER}= is not valid"),
-        ({"JOB_ADDRESSES": "one", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}, "=one .* is not valid"),
-        ({"JOB_ADDRESSES": "one:99999", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}, "=one:99999 .* is not valid"),
-        (
-            {"JOB_ADDRESSES": "one:1", "NUM_PROCESSES": "two", "PROCESS_ID": "0"},
-            f"{processes.COUNT}=two .* is not valid",
-        ),
-        ({"JOB_ADDRESSES": "one:1", "NUM_PROCESSES": "2", "PROCESS_ID": "2"}, f"{processes.NUMBER}=2 is not valid"),
-        ({"JOB_ADDRESSES": "a:1,b:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}, "train with JAX only"),
+        ("", "2", "", f"{processes.ADDRESSES}= {processes.COUNT}=2 {processes.NUMBER}= is not valid"),
+        ("one", "2", "0", "=one .* is not valid"),
+        ("one:99999", "2", "0", "=one:99999 .* is not valid"),
+        ("one:1", "two", "0", f"{processes.COUNT}=two .* is not valid"),
+        ("one:1", "2", "2", f"{processes.NUMBER}=2 is not valid"),
+        ("a:1,b:1", "2", "0", "train with JAX only"),
     ],
 )
-def test_settings_that_are_not_valid(monkeypatch, values, words):
-    for name, value in values.items():
-        monkeypatch.setenv(processes.PREFIX + name, value)
+def test_invalid_settings(monkeypatch, address, count, number, words):
+    for name, value in ((processes.ADDRESSES, address), (processes.COUNT, count), (processes.NUMBER, number)):
+        monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=words):
         processes.join()
 
 
-@pytest.mark.parametrize(
-    ("config", "is_refused"),
-    [
-        ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}, True),
-        ({"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}, True),
-        ({"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}, False),  # as in the cloud
-        ({"cluster": 3}, False),
-        ("nothing", False),
-    ],
-)
-def test_what_replaces_the_workers_of_tensorflow(monkeypatch, config, is_refused):
-    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    if not is_refused:
-        assert processes.join() == processes.Processes(0, 1)
-        return
+@pytest.mark.parametrize("cluster", [{"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "worker": ["b:1"]}])
+def test_a_cluster_of_tensorflow_is_refused(monkeypatch, cluster):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
     with pytest.raises(InputError, match="TF_CONFIG: several machines train with JAX") as error:
         processes.join()
     assert f"{processes.ADDRESSES}=a:1 {processes.COUNT}=2 {processes.NUMBER}=0 to 1" in str(error.value)
 
 
-def test_one_process_needs_no_other(monkeypatch):
-    values = {"JOB_ADDRESSES": "a:1", "NUM_PROCESSES": "1", "PROCESS_ID": "0"}
-    for name, value in values.items():
-        monkeypatch.setenv(processes.PREFIX + name, value)
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TF_CONFIG": '{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}'},  # as in the cloud
+        {"TF_CONFIG": '{"cluster": 3}'},
+        {"TF_CONFIG": '"invalid"'},
+        {processes.ADDRESSES: "a:1", processes.COUNT: "1", processes.NUMBER: "0"},
+    ],
+)
+def test_one_process_needs_no_other(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     team = processes.join()
     team.agree({"epochs": 1})
-    assert team.is_first and not team.any(False)
+    assert team == (0, 1) and team.is_first and not team.any(False)
 
 
 def train(output, count, *more):
     """Starts a training in several processes, or in one."""
     port = free_port()
     command = [sys.executable, ROOT / "recipes" / "unet_scratch.py", *FLAGS, *more, "--output", output]
-    one = {**os.environ, "KERAS_BACKEND": "jax"}
-    return [start_process(command, env=environment(port, n, count) if count > 1 else one) for n in range(count)]
+    return [start_process(command, env=of_process(number, count, port)) for number in range(count)]
 
 
-def finish(started):
-    results = [process.communicate(timeout=550) for process in started]
-    assert [(process.returncode, err) for process, (_, err) in zip(started, results, strict=True)] == (
-        [(0, "")] * len(started)
-    )
-    return [out for out, _ in results]
+def outputs(started):
+    results = finish(started, timeout=550)
+    assert all((status, err) == (0, "") for status, _, err in results), results
+    return [out for _, out, _ in results]
 
 
 def history(output):
@@ -245,7 +231,7 @@ def history(output):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     output = tmp_path_factory.mktemp("alone") / "output"
-    finish(train(output, 1, "--epochs", 5))
+    outputs(train(output, 1, "--epochs", 5))
     return output
 
 
@@ -260,7 +246,7 @@ def same(output, alone, epochs):
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_train_like_one(alone, tmp_path, count):
     """Validation included, whose last batch is not full; only the first process writes and scores."""
-    texts = finish(train(tmp_path / "output", count, "--epochs", 5))
+    texts = outputs(train(tmp_path / "output", count, "--epochs", 5))
     for number, text in enumerate(texts):
         assert f"process {number + 1} of {count}" in text
         assert ("open these" in text) == (number == 0)
@@ -279,11 +265,10 @@ def test_a_killed_process_ends_the_other_and_both_resume(alone, tmp_path, lost):
     wait_for(lambda: history.exists() and len(history.read_text().splitlines()) > 2, started[0], 500)
     started[lost].send_signal(signal.SIGKILL)
     began = time.monotonic()
-    _, err = started[1 - lost].communicate(timeout=100)
+    (result,) = finish([started[1 - lost]], timeout=100)
     assert time.monotonic() - began < 60
-    assert started[1 - lost].returncode == 1 and err.count("\n") == 1, err
-    assert err.startswith(f"unet_scratch.py: {processes.LOST}"), err
-    texts = finish(train(output, 2, "--epochs", 5, "--resume"))
+    in_one_line(result, 1, processes.LOST, program="unet_scratch.py")
+    texts = outputs(train(output, 2, "--epochs", 5, "--resume"))
     assert all("resuming after epoch" in text for text in texts)
     same(output, alone, epochs=5)
 
@@ -296,6 +281,5 @@ def test_a_stopped_process_ends_the_other(tmp_path):
     wait_for(history.exists, started[0], 500)
     started[1].send_signal(signal.SIGTERM)
     assert started[1].wait(60) == 130
-    _, err = started[0].communicate(timeout=60)
-    assert started[0].returncode == 1 and err.startswith(f"unet_scratch.py: {processes.LOST}"), err
-    assert err.count("\n") == 1, err
+    (result,) = finish([started[0]], timeout=60)
+    in_one_line(result, 1, processes.LOST, program="unet_scratch.py")

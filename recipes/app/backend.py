@@ -17,15 +17,15 @@ IGNORED = 255  # label of the pixels that fill up a batch
 
 
 def distribute(batch_size: int) -> None:
-    """Lets JAX share each batch between all devices of all processes. Call it before a model is built.
+    """Divides each batch between all devices of all processes, on JAX. Call it before a model is built.
 
     Raises:
-      InputError: if the devices cannot share a batch evenly.
+      InputError: if the batch size is not a multiple of the number of devices.
     """
     devices = len(keras.distribution.list_devices()) if device.uses_jax() else 1
     if batch_size % devices:
         advice = f"use a multiple of {devices}"
-        raise InputError(f"--batch-size: {batch_size} cannot be shared by {devices} devices; {advice}")
+        raise InputError(f"--batch-size: {batch_size} cannot be divided between {devices} devices; {advice}")
     if devices > 1:
         parallel = keras.distribution.DataParallel(auto_shard_dataset=False)  # `feed` divides the batches
         keras.distribution.set_distribution(parallel)
@@ -33,7 +33,7 @@ def distribute(batch_size: int) -> None:
 
 @contextlib.contextmanager
 def undistributed() -> Iterator[None]:
-    """The models that are built here belong to this process alone."""
+    """Models that are built in this context belong to this process alone."""
     distribution = keras.distribution.distribution()  # None on TensorFlow
     keras.distribution.set_distribution(None)
     try:
@@ -43,7 +43,7 @@ def undistributed() -> Iterator[None]:
 
 
 def prepare(model: keras.Model, has_gpu: bool) -> keras.Model:
-    """The model to train; for TensorFlow on a CPU a copy with faster layers, which also takes a faster Adam."""
+    """The model to train: for TensorFlow on a CPU a copy with faster layers, whose `compile` takes a faster Adam."""
     if device.uses_jax() or has_gpu:
         return model
     model = layers.optimize_for_cpu(model)
@@ -52,28 +52,28 @@ def prepare(model: keras.Model, has_gpu: bool) -> keras.Model:
 
 
 def feed(data: Data, batch_size: int, processes: Processes) -> Data:
-    """The data as `fit` takes it.
+    """The data as `fit` takes it: on JAX, this process' part of each batch.
 
-    JAX compiles for each size of a batch, and cannot share every size between devices: the last validation batch is
-    filled up with ignored images, whose weight in the loss is 0. Several processes get their part of each batch.
+    JAX compiles once per batch size, and cannot divide every size between devices. So the last validation batch is
+    filled up with ignored images, whose weight in the loss is 0.
     """
     if not device.uses_jax():
         return data
     part = batch_size // processes.count
     own = slice(processes.number * part, (processes.number + 1) * part)
     count = data.counts["validation"]
-    total = -(-count // batch_size) * batch_size
+    filled_count = -(-count // batch_size) * batch_size
 
     def fill(images, labels):
         missing = batch_size - tf.shape(images)[0]
         images = tf.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         labels = tf.pad(labels, ((0, missing), (0, 0), (0, 0)), constant_values=IGNORED)
-        # Keras divides by all images, those that fill up included.
-        weights = tf.where(tf.range(batch_size) < batch_size - missing, total / count, 0.0)
+        # Keras divides the loss by the number of all images, ignored ones included.
+        weights = tf.where(tf.range(batch_size) < batch_size - missing, filled_count / count, 0.0)
         return images, labels, tf.cast(weights, tf.float32)
 
     def divide(*parts):
-        return tuple(one[own] for one in parts)
+        return tuple(part[own] for part in parts)
 
     return data._replace(
         train_from=lambda step: data.train_from(step).map(divide),
@@ -82,11 +82,13 @@ def feed(data: Data, batch_size: int, processes: Processes) -> Data:
 
 
 def forward(model: keras.Model, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles a model for batches of up to `batch_size` images, float32 [B, H, W, 3], once or, on JAX, twice."""
+    """A compiled function from float32 images [B, H, W, 3], B <= `batch_size`, to the model's outputs.
+
+    JAX compiles it for full batches, which shorter ones are filled up to, and for single images.
+    """
     if not device.uses_jax():
-        call = tf.function(
-            lambda pixels: model(pixels, training=False), input_signature=[tf.TensorSpec(model.input_shape)]
-        )
+        specification = tf.TensorSpec(model.input_shape)
+        call = tf.function(lambda pixels: model(pixels, training=False), input_signature=[specification])
         return lambda pixels: call(pixels).numpy()
 
     import jax

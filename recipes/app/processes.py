@@ -1,6 +1,6 @@
-"""Training in several processes, on one machine or several, by JAX.
+"""Training in several processes with JAX, on one machine or several.
 
-Keras' variables say how many there are and which one this is, or Slurm's where `srun` started them.
+Keras' environment variables give the number of processes and that of this one, or Slurm's if `srun` started them.
 """
 
 import ctypes
@@ -25,17 +25,19 @@ from app.cli import RESUME, SECONDS_TO_STOP, STOPPED, InputError, listed, one_li
 import numpy as np
 
 PREFIX = "KERAS_DISTRIBUTION_"
-ADDRESSES, COUNT, NUMBER = (PREFIX + name for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
+ADDRESSES = PREFIX + "JOB_ADDRESSES"
+COUNT = PREFIX + "NUM_PROCESSES"
+NUMBER = PREFIX + "PROCESS_ID"
 WAIT = 300  # seconds for all processes to start
-SILENCE = 30  # seconds without a sign of life after which a process is lost
-MOST_FACTS = 64
-LOST = "another process ended or cannot be reached; see what it says, then start all of them again, with --resume"
+SILENCE = 30  # seconds without a heartbeat after which a process is lost
+ROOM = 4096  # bytes for the digests of all facts
+LOST = "another process ended or cannot be reached; see its output, then start all of them again, with --resume"
 
 
 class Processes(NamedTuple):
     """The processes that train together. The first one writes the files."""
 
-    number: int = 0  # of this one
+    number: int = 0  # of this process
     count: int = 1
 
     @property
@@ -43,28 +45,25 @@ class Processes(NamedTuple):
         return self.number == 0
 
     def agree(self, facts: dict[str, Any]) -> None:
-        """Raises InputError, naming what differs, unless all processes pass the same facts, at most MOST_FACTS."""
+        """Raises InputError, which names what differs, unless all processes pass the same facts."""
         if self.count == 1:
             return
         facts = {COUNT: self.count, **facts}
-        digests = np.zeros(MOST_FACTS, np.uint32)
-        for index, value in enumerate([list(facts), *facts.values()]):
-            digests[index] = zlib.crc32(json.dumps(value, default=str).encode())
-        differ = (self._gather(digests) != digests).any(axis=0)
-        if differ.any():
-            names = [name for name, is_other in zip(facts, differ[1:], strict=False) if is_other]
-            what = listed(names) if names and not differ[0] else "their flags"
-            raise InputError(
-                f"the processes differ in {what}; give all of them the same flags, with a --precision if their devices "
-                "differ, one shared --output, and all or none of them --resume"
-            )
+        digests = {name: zlib.crc32(json.dumps(value, default=str).encode()) for name, value in facts.items()}
+        text = json.dumps(digests).ljust(ROOM)
+        rows = self._gather(np.frombuffer(text.encode(), np.uint8))
+        differ = {name for row in rows for name, _ in json.loads(bytes(row)).items() ^ digests.items()}
+        if differ:
+            advice = "one shared --output, all or none of them --resume, and a --precision if their devices differ"
+            what = listed(sorted(differ))
+            raise InputError(f"the processes differ in {what}; give all of them the same flags, {advice}")
 
     def any(self, fact: bool) -> bool:
         """Whether a fact is true in any process."""
         return fact if self.count == 1 else bool(self._gather(np.uint32(fact)).any())
 
     def end(self) -> None:
-        """Ends the work together; each process may go on alone."""
+        """Ends the work together; from here on each process is on its own."""
         if self.count > 1:
             import jax
 
@@ -81,12 +80,14 @@ def join() -> Processes:
     """Waits for the other processes, if there are any. Call it before JAX computes anything.
 
     Raises:
-      InputError: if the variables are not valid, or TensorFlow is to train in several processes.
+      InputError: if the variables are invalid, or ask TensorFlow to train in several processes.
     """
     if any(os.environ.get(name) for name in (ADDRESSES, COUNT, NUMBER)):
         address, number, count = _keras_settings()
     elif device.uses_jax() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        address, number, count = None, int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
+        address = None
+        number = int(os.environ["SLURM_PROCID"])
+        count = int(os.environ["SLURM_STEP_NUM_TASKS"])
     else:
         _refuse_tf_config()
         return Processes()
@@ -101,7 +102,7 @@ def join() -> Processes:
 
 
 def _keras_settings() -> tuple[str, int, int]:
-    """The address of the first process, the number of this one, and how many there are."""
+    """The address of the first process, the number of this one, and the number of processes."""
     addresses, count, number = (os.environ.get(name, "") for name in (ADDRESSES, COUNT, NUMBER))
     address = addresses.split(",")[0]
     host, _, port = address.rpartition(":")
@@ -115,28 +116,25 @@ def _keras_settings() -> tuple[str, int, int]:
 
 
 def _refuse_tf_config() -> None:
-    """Raises InputError if TF_CONFIG names several workers, which TensorFlow once used."""
+    """Raises InputError if TF_CONFIG, TensorFlow's way to set up a cluster, names several tasks."""
     try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-        workers = [address for kind in ("chief", "worker") for address in cluster.get(kind, ())]
-    except (ValueError, TypeError, AttributeError):
+        cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))["cluster"]
+        tasks = [address for addresses in cluster.values() for address in addresses]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return
-    if len(workers) > 1:
-        variables = f"{ADDRESSES}={workers[0]} {COUNT}={len(workers)} {NUMBER}=0 to {len(workers) - 1}"
+    if len(tasks) > 1:
+        variables = f"{ADDRESSES}={tasks[0]} {COUNT}={len(tasks)} {NUMBER}=0 to {len(tasks) - 1}"
         raise InputError(f"TF_CONFIG: several machines train with JAX: KERAS_BACKEND=jax {variables}")
 
 
 def _check_port(address: str) -> None:
-    """JAX crashes if the port is in use."""
+    """Raises InputError if the port is in use: JAX would crash."""
     port = int(address.rpartition(":")[2])
     try:
-        with socket.create_server(("", port)):
-            pass
+        socket.create_server(("", port)).close()
     except OSError as error:
-        raise InputError(
-            f"{ADDRESSES}: port {port} cannot be opened ({one_line(error)}); name another one, unless a second process "
-            f"has {NUMBER}=0"
-        ) from error
+        advice = f"name another one, unless a second process has {NUMBER}=0"
+        raise InputError(f"{ADDRESSES}: port {port} cannot be opened ({one_line(error)}); {advice}") from error
 
 
 def _initialize(address: str | None, number: int, count: int) -> None:
@@ -146,9 +144,9 @@ def _initialize(address: str | None, number: int, count: int) -> None:
     _stop_while_waiting()
     if address is None:
         options = {"local_device_ids": _devices_of_task()}
-    else:  # not by what Slurm may say, too
+    else:
         options = {"coordinator_address": address, "num_processes": count, "process_id": number}
-        options |= {"cluster_detection_method": "deactivate"}
+        options["cluster_detection_method"] = "deactivate"  # Keras' variables take precedence over Slurm's
     try:
         jax.distributed.initialize(**options, initialization_timeout=WAIT, heartbeat_timeout_seconds=SILENCE)
     except TypeError as error:
@@ -158,9 +156,9 @@ def _initialize(address: str | None, number: int, count: int) -> None:
 
 
 def _devices_of_task() -> list[int] | None:
-    """The GPUs of a task that `srun` started: all that it sees, if it is alone on its machine or sees but one.
+    """The GPUs of a task that `srun` started: all that it sees, if it is alone on its machine or sees only one.
 
-    None lets JAX choose: one for each task of a machine.
+    Otherwise None: JAX chooses one for each task of a machine.
     """
     gpus = len(device.driver_gpus())
     is_alone = os.environ["SLURM_STEP_NUM_TASKS"] == os.environ.get("SLURM_STEP_NUM_NODES")
@@ -168,7 +166,7 @@ def _devices_of_task() -> list[int] | None:
 
 
 def _stop_while_waiting() -> None:
-    """Lets Ctrl-C and SIGTERM end a process that waits for others: Python's handlers run when JAX returns."""
+    """Makes Ctrl-C and SIGTERM end a process that waits for others: JAX delays Python's own signal handlers."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)  # gets the number of each signal at once
@@ -185,8 +183,8 @@ def _stop_while_waiting() -> None:
 def _explain_aborts(number: int, count: int) -> None:
     """Turns JAX's aborts into one-line errors.
 
-    When another process is missing or lost, JAX writes pages to stderr and aborts, which no Python handler sees; here
-    the C library calls one. From now on native libraries write to a temporary file, and only Python writes to stderr.
+    When another process is missing or lost, JAX writes pages to stderr and aborts. No Python handler sees that, but the
+    C library calls one. From now on native libraries write to a temporary file, and only Python writes to stderr.
     """
     log = tempfile.TemporaryFile()  # noqa: SIM115  open until the process ends
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
@@ -205,7 +203,7 @@ def _explain_aborts(number: int, count: int) -> None:
         _end(LOST, 1)
 
     def end_at_once(kind, error, trace):
-        """JAX would wait for the others before the program ends."""
+        """Replaces sys.excepthook: at its normal exit a process would wait for the others."""
         if re.search("gloo|nccl|grpc|coordination.service", str(error), re.IGNORECASE) and not sys.flags.dev_mode:
             _end(f"{LOST} ({one_line(error)})", 1)
         traceback.print_exception(kind, error, trace)
@@ -216,16 +214,16 @@ def _explain_aborts(number: int, count: int) -> None:
     _on_abort(explain)
 
 
+def _on_abort(handler: Callable[[int], None]) -> None:
+    """Has the C library call `handler` when the process aborts."""
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))  # never freed
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = ctypes.c_int, ctypes.c_void_p
+    library.signal(signal.SIGABRT, ctypes.cast(callback, ctypes.c_void_p))
+
+
 def _end(message: str, status: int) -> None:
     print_error(message)
     sys.stdout.flush()
     os._exit(status)
-
-
-def _on_abort(handler: Callable[[int], None]) -> None:
-    """Has the C library call `handler` when the process aborts."""
-    callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
-    library = ctypes.CDLL(None)
-    library.signal.argtypes = ctypes.c_int, ctypes.c_void_p
-    library.signal(signal.SIGABRT, ctypes.cast(callback, ctypes.c_void_p))
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))  # never freed

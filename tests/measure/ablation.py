@@ -1,10 +1,9 @@
 """Ablation of unet_mobilenetv2: `python tests/measure/ablation.py FLAGS...` trains four variants with two seeds each.
 
-Each variant trains for six epochs and takes the recipe's flags, such as --image-size or --data-dir. `fine_tuned` and
-`no_augmentation` have the encoder frozen in the first epoch, `frozen_only` in all six; `random_start` is trained at the
-full learning rate. Runs and curves go to output/ablation/; `ablation.py VARIANT SEED FLAGS...` repeats one. The table
-compares the best epochs on the validation photos, which depend on the seed: compare variants, not seeds. The runs' test
-scores are not used.
+Each run trains for six epochs; FLAGS are the recipe's, such as --image-size or --data-dir. `fine_tuned` and
+`no_augmentation` freeze the encoder in the first epoch, `frozen_only` in all six; `random_start` trains at the full
+learning rate. Runs and curves go to output/ablation/; `ablation.py VARIANT SEED FLAGS...` repeats one. The table has
+the best epoch of each run on the validation photos. These depend on the seed, so compare variants, not seeds.
 """
 
 import pathlib

@@ -8,14 +8,12 @@ RMSprop, `model.predict`, one photo after the other, written by Pillow; around M
 whole photo and draws it with matplotlib. Its pipeline returns the same pixels again and again, which is why it is
 faster. Ours trains in the fastest precision of the machine, or in the one that --precision names.
 
-Each way of a line runs in a process of its own, and they alternate for up to seven turns, so that a noisy machine
+Each way of a line runs in a process of its own. They alternate for up to seven turns, so that noise on the machine
 disturbs both alike; the waiting process is stopped. "Faster" is the median over the turns. MB is the peak memory of a
-process above its imports; for --predict and around Mask R-CNN above what a first photo leaves loaded; for the start its
-total. With small photos both ways of --predict need less than 100 MB, so their ratio varies between runs. The floor of
-a training step is its multiplications and additions over the rate of a large matrix product in the same precision,
-measured after each step; each way has its own floor, so compare images a second, not shares. The results go to
-output/benchmark/, into the file of the precision, where they replace those of the same lines. Needs Linux, and 9 GB for
-the plain way with the largest photo. GPUs are not measured.
+process above its imports; for --predict and around Mask R-CNN above what stays loaded after a first photo; for the
+start its total. With small photos both ways of --predict need less than 100 MB, so their ratio varies between runs. The
+results go to output/benchmark/, into the file of the precision, where they replace those of the same lines. Needs
+Linux, and 9 GB for the plain way with the largest photo. GPUs are not measured here, but by gpu.py.
 """
 
 import argparse
@@ -41,33 +39,22 @@ SIZES = {128: 16, 256: 8}  # pixels a side: images in a batch
 PIPELINE_IMAGES = 3312
 PHOTOS = ((640, 427), (4000, 3000))  # width, height
 PREDICTED = {False: 24, True: 3}  # photos in a turn, ours and the plain way's
-DETECTIONS, SURE = 100, 20
+DETECTIONS = 100
+ABOVE_THRESHOLD = 20  # of them
 LATEST = (30, 30, 5, 5, 5, 5, 5)  # seconds; a turn that would begin later is skipped: long turns vary little
 STARTS = 2
-PRECISIONS = ("auto", "float32", "mixed_bfloat16")
-
-
-class Work(NamedTuple):
-    """What a process measures."""
-
-    turn: Callable[[], int]  # runs once, returns the number of images
-    before: float  # memory of the process before it, MB
-    operations: int = 0  # per image
-    multiply: Callable[[], int] | None = None  # matrix products, returns their number of operations
 
 
 class Measured(NamedTuple):
-    """One way's results: seconds per image and floor of each turn, operations per image, peak memory in MB."""
+    """One way's results."""
 
-    seconds: list[float]
-    floors: list[float]
-    operations: int
-    peak: float
+    seconds: list[float]  # per image, of each turn
+    peak: float  # memory in MB
 
 
-def memory(field: str) -> float:
-    """VmRSS (now) or VmHWM (the peak) of this process, MB."""
-    status = pathlib.Path("/proc/self/status").read_text()
+def memory(field: str, process="self") -> float:
+    """VmRSS (now) or VmHWM (the peak) of a process, MB."""
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
@@ -77,30 +64,29 @@ def baseline() -> float:
     return memory("VmRSS")
 
 
-def timed(work: Callable[[], int]) -> float:
-    """Seconds per item that `work` counts."""
-    began = time.perf_counter()
-    count = work()
-    return (time.perf_counter() - began) / count
+def serve(pipe, is_plain: bool, set_up: Callable, arguments: tuple) -> None:
+    """Runs in a process: sets up, takes a turn on each request, and finally reports its memory.
 
-
-def serve(pipe, is_plain: bool, set_up, arguments) -> None:
-    """Runs in a process: sets up, takes a turn on each request, and finally reports its memory."""
+    `set_up` returns a function that runs once and returns the number of its images, and the memory before it in MB.
+    """
     import app  # noqa: F401
 
     if is_plain:
         os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)  # TensorFlow's default
-    work = set_up(is_plain, *arguments)
-    pipe.send(work.operations)
+    turn, before = set_up(is_plain, *arguments)
+    pipe.send("ready")
     while pipe.recv() == "turn":
-        pipe.send((timed(work.turn), work.operations * timed(work.multiply) if work.multiply else 0.0))
-    pipe.send(memory("VmHWM") - work.before)
+        began = time.perf_counter()
+        count = turn()
+        pipe.send((time.perf_counter() - began) / count)
+    pipe.send(memory("VmHWM") - before)
 
 
-def side_by_side(set_up, *arguments) -> list[Measured]:
+def side_by_side(set_up: Callable, *arguments) -> list[Measured]:
     """Measures ours and the plain way."""
     context = multiprocessing.get_context("spawn")
-    processes, pipes = [], []
+    processes = []
+    pipes = []
     try:
         for is_plain in (False, True):
             pipe, other = context.Pipe()
@@ -109,26 +95,24 @@ def side_by_side(set_up, *arguments) -> list[Measured]:
             other.close()
             processes.append(process)
             pipes.append(pipe)
-        ways = [Measured([], [], pipe.recv(), 0.0) for pipe in pipes]  # once both are ready
+        for pipe in pipes:
+            pipe.recv()  # "ready"
         for process in processes:  # a waiting process would fill its buffers while the other is measured
             os.kill(process.pid, signal.SIGSTOP)
+        seconds = [[], []]
         began = time.perf_counter()
         for turn, latest in enumerate(LATEST):
             if time.perf_counter() - began > latest:
                 break
-            for process, pipe, way in list(zip(processes, pipes, ways, strict=True))[:: (-1) ** turn]:
-                os.kill(process.pid, signal.SIGCONT)
-                pipe.send("turn")
-                for values, value in zip((way.seconds, way.floors), pipe.recv(), strict=True):
-                    values.append(value)
-                os.kill(process.pid, signal.SIGSTOP)
+            for way in (0, 1) if turn % 2 == 0 else (1, 0):
+                os.kill(processes[way].pid, signal.SIGCONT)
+                pipes[way].send("turn")
+                seconds[way].append(pipes[way].recv())
+                os.kill(processes[way].pid, signal.SIGSTOP)
         for process, pipe in zip(processes, pipes, strict=True):
             os.kill(process.pid, signal.SIGCONT)
             pipe.send("end")
-        ways = [way._replace(peak=pipe.recv()) for way, pipe in zip(ways, pipes, strict=True)]
-        for process in processes:
-            process.join(timeout=10)
-        return ways
+        return [Measured(*way) for way in zip(seconds, [pipe.recv() for pipe in pipes], strict=True)]
     finally:
         for process in processes:  # a stopped process cannot exit
             process.kill()
@@ -156,7 +140,8 @@ def pipeline(is_plain, size):
         batches = plain.pipeline(examples, decode, size)
     else:
         decoded = examples.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        few, sizes = decoded.take(1), {"image_size": size, "batch_size": plain.BATCH_SIZE}
+        few = decoded.take(1)
+        sizes = {"image_size": size, "batch_size": plain.BATCH_SIZE}
         batches = data.from_datasets(decoded, few, few, ("pet", "background", "border"), **sizes).train
     iterator = iter(batches)
 
@@ -166,7 +151,7 @@ def pipeline(is_plain, size):
         return steps * plain.BATCH_SIZE
 
     turn(steps=PIPELINE_IMAGES // plain.BATCH_SIZE)  # the plain way fills its cache in its first epoch
-    return Work(turn, before)
+    return turn, before
 
 
 def step(is_plain, recipe, size, batch_size):
@@ -197,15 +182,13 @@ def step(is_plain, recipe, size, batch_size):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, size, size, 3)).astype(np.uint8)
     labels = rng.integers(0, 3, (batch_size, size, size)).astype(np.uint8)
-    multiply = matrix_products()
 
     def turn():
         model.train_on_batch(images, labels)
         return batch_size
 
     turn()  # traces
-    multiply()
-    return Work(turn, before, operations(model), multiply)
+    return turn, before
 
 
 def build(recipe: str, size: int):
@@ -217,22 +200,6 @@ def build(recipe: str, size: int):
     return model
 
 
-def matrix_products(size=2048, count=4) -> Callable[[], int]:
-    """Matrix products at the machine's peak rate, in the training precision."""
-    import keras
-    import tensorflow as tf
-
-    values = tf.cast(tf.random.normal((size, size)), keras.config.dtype_policy().compute_dtype)
-    corner = tf.function(lambda: tf.linalg.matmul(values, values)[0, 0])  # computes all, copies little
-
-    def multiply():
-        for _ in range(count):
-            corner().numpy()
-        return count * 2 * size**3
-
-    return multiply
-
-
 def operations(model) -> int:
     """Multiplications and additions of a training step per image, in its convolutions.
 
@@ -242,7 +209,8 @@ def operations(model) -> int:
     import numpy as np
     from keras import layers
 
-    total, trained_before = 0, False
+    total = 0
+    trained_before = False
     for layer in model.layers:
         if isinstance(layer, (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D)):
             smaller = layer.input if isinstance(layer, layers.Conv2DTranspose) else layer.output
@@ -262,7 +230,8 @@ def inference(is_plain, batch_size):
     import unet_mobilenetv2
 
     before = baseline()
-    size, weights = 224, files.shipped("unet_mobilenetv2")
+    size = 224
+    weights = files.shipped("unet_mobilenetv2")
     if is_plain:
         model = unet_mobilenetv2.build_model(size, 3)
         model.load_weights(weights)
@@ -280,7 +249,7 @@ def inference(is_plain, batch_size):
         return 8
 
     turn()  # traces
-    return Work(turn, before)
+    return turn, before
 
 
 def draw(path, width, height):
@@ -324,7 +293,7 @@ def predict_photos(is_plain, width, height):
         draw(folder / f"64 px, {number}.jpg", 64, 64)
     turn(64)  # loads what each way needs
     before = baseline()
-    return Work(turn, before)
+    return turn, before
 
 
 def mask_rcnn(is_plain, width, height):
@@ -340,21 +309,21 @@ def mask_rcnn(is_plain, width, height):
 
     rng = np.random.default_rng(0)
     begin = rng.uniform(0, 0.7, (DETECTIONS, 2))
-    answer = {
+    prediction = {
         "detection_boxes": np.hstack([begin, begin + rng.uniform(0.05, 0.3, (DETECTIONS, 2))])[np.newaxis],
         "detection_classes": rng.integers(1, 91, (1, DETECTIONS)),
-        "detection_scores": np.where(np.arange(DETECTIONS) < SURE, 0.9, 0.1)[np.newaxis],
+        "detection_scores": np.where(np.arange(DETECTIONS) < ABOVE_THRESHOLD, 0.9, 0.1)[np.newaxis],
         "detection_masks": cv2.resize(rng.uniform(size=(DETECTIONS, 5, 5)).T, (33, 33)).T[np.newaxis],
         "num_detections": np.array([DETECTIONS]),
     }
-    answer = {name: value.astype(np.float32) for name, value in answer.items()}
-    tensors = {name: tf.constant(value) for name, value in answer.items()}
+    prediction = {name: value.astype(np.float32) for name, value in prediction.items()}
+    tensors = {name: tf.constant(value) for name, value in prediction.items()}
     names = label_map.read(mask_rcnn_hub.LABELS)
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"]))
 
     def turn(name="photo.jpg"):
         if is_plain:
-            plain.detect_and_save(answer, folder / name, folder / "plain.png")
+            plain.detect_and_save(prediction, folder / name, folder / "plain.png")
         else:
             photo = photos.read(folder / name)
             found = detector.detect(lambda _: tensors, photo, names, mask_rcnn_hub.MIN_SCORE, DETECTIONS)
@@ -366,7 +335,7 @@ def mask_rcnn(is_plain, width, height):
     draw(folder / "small.jpg", 64, 64)
     turn("small.jpg")  # loads what each way needs
     before = baseline()
-    return Work(turn, before)
+    return turn, before
 
 
 def start_up() -> list[Measured]:
@@ -376,23 +345,27 @@ def start_up() -> list[Measured]:
     """
     own = [ROOT / "recipes" / "unet_scratch.py", "--data", "synthetic", "--image-size", 128, "--limit", 16]
     own += ["--epochs", 1, "--output", os.environ["BENCHMARK_FOLDER"]]
-    ways = [(command, Measured([], [], 0, 0.0)) for command in (own, [ROOT / "tests" / "measure" / "plain.py"])]
+    starts = {False: [], True: []}
     for _ in range(STARTS):
-        for index, (command, measured) in enumerate(ways):
-            began, seen = time.perf_counter(), b""
-            with subprocess.Popen(
-                [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            ) as process:
-                while b"1/1" not in seen:
-                    some = os.read(process.stdout.fileno(), 4096)
-                    assert some, seen.decode()
-                    seen += some
-                measured.seconds.append(time.perf_counter() - began)
-                status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-                process.kill()
-            peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-            ways[index] = command, measured._replace(peak=max(measured.peak, peak))
-    return [measured for _, measured in ways]
+        starts[False].append(start_once(own))
+        starts[True].append(start_once([ROOT / "tests" / "measure" / "plain.py"]))
+    return [Measured([seconds for seconds, _ in way], max(peak for _, peak in way)) for way in starts.values()]
+
+
+def start_once(command: list) -> tuple[float, float]:
+    """Seconds until a program shows the end of its only epoch, "1/1", and its peak memory then in MB."""
+    command = [sys.executable, *map(str, command)]
+    began = time.perf_counter()
+    seen = b""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        while b"1/1" not in seen:
+            some = os.read(process.stdout.fileno(), 4096)
+            assert some, seen.decode()
+            seen += some
+        seconds = time.perf_counter() - began
+        peak = memory("VmHWM", process.pid)
+        process.kill()
+    return seconds, peak
 
 
 LINES = [("pipeline", f"input pipeline, {PIPELINE_IMAGES} images, 256 px", pipeline, (256,))]
@@ -408,41 +381,25 @@ LINES += [
 LINES += [("predict", f"--predict, {width} x {height}", predict_photos, (width, height)) for width, height in PHOTOS]
 LINES += [("mask", f"around Mask R-CNN, {width} x {height}", mask_rcnn, (width, height)) for width, height in PHOTOS]
 LINES += [("start", "start and one step, unet_scratch, 128 px", None, ())]
-FORMAT = "{:<50}{:>10}{:>10}{:>8}{:>8}{:>8}{:>8}{:>8}{:>13}{:>13}"
-HEAD = ("", "images/s", "plain", "faster", "MB", "plain", "memory", "GFLOP", "floor", "plain")
+FORMAT = "{:<50}{:>10}{:>10}{:>8}{:>8}{:>8}{:>8}"
+HEAD = ("", "images/s", "plain", "faster", "MB", "plain", "memory")
 
 
-class Compared(NamedTuple):
-    """A line's results: medians of both ways, ours first."""
-
-    seconds: list[float]
-    faster: float
-    peaks: list[float]
-    operations: int
-    floors: list[float]
-    shares: list[float]  # of the floor
+def compare(ours: Measured, plain: Measured) -> dict:
+    """A line's results: the medians of both ways, ours first."""
+    return {
+        "seconds": [statistics.median(way.seconds) for way in (ours, plain)],
+        "faster": statistics.median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True)),
+        "peaks": [ours.peak, plain.peak],
+    }
 
 
-def compare(ours: Measured, plain: Measured) -> Compared:
-    ways = (ours, plain)
-    faster = statistics.median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True))
-    seconds = [statistics.median(way.seconds) for way in ways]
-    floors, shares = [], []
-    if ours.operations:
-        floors = [statistics.median(way.floors) for way in ways]
-        shares = [statistics.median(a / b for a, b in zip(way.floors, way.seconds, strict=True)) for way in ways]
-    return Compared(seconds, faster, [way.peak for way in ways], ours.operations, floors, shares)
-
-
-def row(title: str, line: Compared, in_seconds: bool = False) -> str:
-    """A line of the table: GFLOP per image; the floor in images a second and the share of it reached."""
-    cells = [f"{seconds:.1f} s" if in_seconds else f"{1 / seconds:.4g}" for seconds in line.seconds]
-    cells += [f"{line.faster:.2f} x", *(f"{peak:.0f}" for peak in line.peaks)]
-    cells += [f"{line.peaks[0] / line.peaks[1]:.2f} x", "", "", ""]
-    if line.operations:
-        floors = (f"{1 / floor:.4g}, {share:.0%}" for floor, share in zip(line.floors, line.shares, strict=True))
-        cells[-3:] = [f"{line.operations / 1e9:.1f}", *floors]
-    return FORMAT.format(title, *cells)
+def row(title: str, line: dict, in_seconds: bool = False) -> str:
+    """A line of the table that is printed."""
+    speeds = [f"{seconds:.1f} s" if in_seconds else f"{1 / seconds:.4g}" for seconds in line["seconds"]]
+    peaks = [f"{peak:.0f}" for peak in line["peaks"]]
+    ratio = line["peaks"][0] / line["peaks"][1]
+    return FORMAT.format(title, *speeds, f"{line['faster']:.2f} x", *peaks, f"{ratio:.2f} x")
 
 
 def table(folder: pathlib.Path) -> str:
@@ -463,24 +420,25 @@ def main() -> None:
     known = dict.fromkeys(kind for kind, *_ in LINES)
     parser.add_argument("lines", nargs="*", help="of " + ", ".join(known))
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="precision of our training steps")
+    parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of our training steps")
     args = parser.parse_args()
-    kinds = args.lines
+    kinds = args.lines or list(known)
     if not known.keys() >= set(kinds):
         parser.error(f"{' '.join(kinds)}: there are {', '.join(known)}")
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "BENCHMARK_PRECISION": args.precision}
-    began, path = time.perf_counter(), args.output / f"{args.precision}.json"
+    began = time.perf_counter()
+    path = args.output / f"{args.precision}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BENCHMARK_FOLDER"] = folder
         print(FORMAT.format(*HEAD), flush=True)
         for kind, title, set_up, arguments in LINES:
-            if kinds and kind not in kinds:
+            if kind not in kinds:
                 continue
             ours, plain = side_by_side(set_up, *arguments) if set_up else start_up()
             line = compare(ours, plain)
             print(row(title, line, in_seconds=not set_up), flush=True)
-            results[title] = line._asdict()
+            results[title] = line
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes")

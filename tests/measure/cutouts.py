@@ -1,7 +1,7 @@
-"""The soft edge of a cutout: `python tests/measure/cutouts.py PETS [NOTHING...]`
+"""The soft edge of a cutout: `python tests/measure/cutouts.py PETS [OTHERS...]`
 
-PETS holds photos and trimaps in Oxford's layout; its test photos are composed onto others. NOTHING are folders of
-photos without pets; with them the opacity is measured too, which needs `pip install pymatting`.
+PETS holds photos and trimaps in Oxford's layout; its test photos are composed onto others. OTHERS are folders of photos
+without pets; with them the opacity is measured too, which needs `pip install pymatting`.
 
 Colours: pets are laid over other photos and over green with a soft edge of known opacity. Their own colours are known
 there too: those of the nearest pixels well inside the pet. Prints the mean error of the colour in the edge, 0..255,
@@ -33,7 +33,7 @@ import unet_mobilenetv2
 COUNT = 30
 SOFTNESS = (1.0, 3.5)  # pixels, the standard deviation of the blur of an outline
 GREEN = (40, 200, 60)
-HAIRY = 0.03  # share of a photo that is border, at least
+HAIRY = 0.03  # fraction of a photo that is border, at least
 NEAR = np.ones((15, 15), np.uint8)  # the hair and 7 pixels around it
 
 
@@ -44,14 +44,14 @@ class Composition(NamedTuple):
 
 
 def compose(pet: np.ndarray, opacity: np.ndarray, behind: np.ndarray) -> Composition:
-    """Lays a pet over another photo, of which the middle is taken."""
+    """Lays a pet over the middle of another photo."""
     height, width = opacity.shape
     scale = max(height / behind.shape[0], width / behind.shape[1])
     size = max(width, round(behind.shape[1] * scale)), max(height, round(behind.shape[0] * scale))
     behind = cv2.resize(behind, size, interpolation=cv2.INTER_AREA)
     top, left = (behind.shape[0] - height) // 2, (behind.shape[1] - width) // 2
-    share = opacity[..., np.newaxis]
-    photo = share * pet + (1 - share) * behind[top : top + height, left : left + width]
+    weight = opacity[..., np.newaxis]
+    photo = weight * pet + (1 - weight) * behind[top : top + height, left : left + width]
     return Composition(np.rint(photo.clip(0, 255)).astype(np.uint8), pet, opacity)
 
 
@@ -81,7 +81,7 @@ def hairy(read: Iterator[tuple[np.ndarray, np.ndarray]], others: list[pathlib.Pa
     for number, (image, trimap) in enumerate(read):
         if (trimap == scores.BORDER).mean() < HAIRY or len(np.unique(trimap)) < 3:
             continue
-        known = np.select([trimap == scores.PET, trimap == labels.BACKGROUND], [1.0, 0.0], 0.5)
+        known = np.select([trimap == scores.PET, trimap == scores.BACKGROUND], [1.0, 0.0], 0.5)
         opacity = pymatting.estimate_alpha_cf(image / 255, known)
         pet = 255 * pymatting.estimate_foreground_ml(image / 255, opacity)
         yield compose(pet.astype(np.float32), opacity.astype(np.float32), photos.read(others[number % len(others)]))
@@ -91,13 +91,13 @@ def first(compositions: Iterator[Composition], measure: Callable[[Composition], 
     return np.mean([measure(one) for one in itertools.islice(compositions, COUNT)], axis=0)
 
 
-def main(pets: str, *nothing: str) -> None:
-    found = folder.checked(pathlib.Path(pets))
+def main(pets: str, *folders: str) -> None:
+    source = folder.checked(pathlib.Path(pets))
     rng = np.random.default_rng(0)
-    order = rng.permutation(len(found.test))
+    order = rng.permutation(len(source.test))
 
     def read():
-        return (found.read(found.test[index]) for index in order)
+        return (source.read(source.test[index]) for index in order)
 
     def color_errors(one):
         inside = (one.opacity > 0.05) & (one.opacity < 0.95)
@@ -107,7 +107,7 @@ def main(pets: str, *nothing: str) -> None:
 
     before, after = first(blurred(read(), rng), color_errors)
     print(f"error of the colour in the edge: the photo's {before:.1f}, the cutout's {after:.1f}")
-    if not nothing:
+    if not folders:
         return
 
     shipped = files.shipped("unet_mobilenetv2")
@@ -121,7 +121,7 @@ def main(pets: str, *nothing: str) -> None:
         error = (cutout.alpha(foreground) / 255 - one.opacity)[near]
         return [np.abs(error).mean(), np.square(error).mean()]
 
-    others = sorted(path for place in nothing for path in pathlib.Path(place).glob("*.jpg"))
+    others = sorted(path for place in folders for path in pathlib.Path(place).glob("*.jpg"))
     absolute, squared = first(hairy(read(), others), opacity_errors)
     print(f"error of the opacity: absolute {absolute:.3f}, squared {squared:.4f}")
 

@@ -1,15 +1,11 @@
-"""The small detector of cats and dogs beside the large one: `python tests/measure/detector.py LARGE PETS NOTHING...`
+"""The small detector of cats and dogs beside the large one: `python tests/measure/detector.py LARGE PETS OTHERS...`
 
-LARGE is the .tar.gz of the large Mask R-CNN: its seconds and memory are measured, its scores are those that its authors
-published. PETS holds pets in Oxford's layout. NOTHING are folders of photos without cats and dogs; drawn backgrounds,
-and the portrait and the coffee of resources/photos are added. The composed photos have two to four test pets, put
-together like the scenes of a training (app/detect/scenes.py). It writes output/detector.json, and prints the table
-of the README.
-
---model MODEL measures another small detector, --split validation uses the validation photos; LARGE may be "none".
+LARGE is the .tar.gz of the large Mask R-CNN, or "none". Its seconds and memory are measured; its scores are those that
+its authors published. PETS is a folder in Oxford's layout. OTHERS are folders of photos without cats and dogs; drawn
+backgrounds and two photos of resources/photos are added to them. The composed photos show two to four test pets, put
+together like training scenes (app/detect/scenes.py). Writes output/detector.json and prints the README's table.
 """
 
-import argparse
 import json
 import multiprocessing
 import pathlib
@@ -20,16 +16,20 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
-COMPOSED, PETS_IN_A_PHOTO, SIDE = 200, range(2, 5), 352
+SMALL = str(ROOT / "weights" / "mask_rcnn_pets.tar.gz")
+COMPOSED = 200  # photos
+PETS_IN_A_PHOTO = range(2, 5)
+SIDE = 352  # pixels
 DRAWN = 100  # backgrounds
 ALARM = 0.5  # score
-MIN_SCORE, MAX_DETECTIONS = 0.01, 100  # as in training
+MIN_SCORE = 0.01  # as in training
+MAX_DETECTIONS = 100
 LATER = {"large": 3, "small": 30}  # photos after the first
 PUBLISHED = {"box_ap": 0.390, "mask_ap": 0.346}  # on COCO 2017: the model's page on TensorFlow Hub
 
 
 def composed(read: list, number: int):
-    """The composed photo with this number; `read` are functions that give the photos to compose."""
+    """Composed photo number `number`; `read` has functions that return the scenes to compose."""
     from app.detect import scenes
 
     rng = np.random.default_rng([19, number])
@@ -44,7 +44,7 @@ def composed(read: list, number: int):
 
 
 def speed(model: str, later: int) -> dict[str, float]:
-    """Seconds of the load, of the first photo and of the later ones (median), and the peak of the memory in GB."""
+    """Seconds for loading, the first photo and a later one (median), and the peak memory in GB."""
     import resource  # Linux and macOS only
 
     from app import photos
@@ -62,8 +62,8 @@ def speed(model: str, later: int) -> dict[str, float]:
     return {"load": seconds[0], "first": seconds[1], "later": float(np.median(seconds[2:])), "memory": memory}
 
 
-def scores(model: str, pets: str, split: str, folders: list[str]) -> dict[str, dict]:
-    """Average precisions on photos and composed photos; false alarms and photos of each folder."""
+def scores(model: str, pets: str, folders: list[str]) -> dict[str, dict]:
+    """Average precisions on photos and composed photos; for each folder of others the false alarms and the photos."""
     from app import photos
     from app.datasets import synthetic
     from app.detect import detector, precision, sources
@@ -73,22 +73,20 @@ def scores(model: str, pets: str, split: str, folders: list[str]) -> dict[str, d
     def detect(photo):
         return detector.detect(detect_all, photo, sources.PETS, MIN_SCORE, MAX_DETECTIONS)
 
-    source = sources.load(pets)
-    read = source.test if split == "test" else source.validation
+    read = sources.load(pets).test
     groups = {"photos": read, "composed": [lambda number=number: composed(read, number) for number in range(COMPOSED)]}
     result = {
         name: {"photos": len(group), **precision.average_precision(group, list(sources.PETS), detect)}
         for name, group in groups.items()
     }
     rng = np.random.default_rng(19)
-    nothing = {"drawn": [synthetic.draw_background(rng, SIDE) for _ in range(DRAWN)]}
+    others = {"drawn": [synthetic.draw_background(rng, SIDE) for _ in range(DRAWN)]}
     own = [ROOT / "resources" / "photos" / name for name in ("astronaut.jpg", "coffee.jpg")]
-    nothing |= {"resources": list(map(photos.read, own))}
-    nothing |= {
-        pathlib.Path(folder).name: map(photos.read, sorted(pathlib.Path(folder).glob("*.jpg"))) for folder in folders
-    }
+    others["resources"] = map(photos.read, own)
+    for folder in map(pathlib.Path, folders):
+        others[folder.name] = map(photos.read, sorted(folder.glob("*.jpg")))
     result["alarms"] = {}
-    for name, pictures in nothing.items():
+    for name, pictures in others.items():
         alarms = [any(one.score > ALARM for one in detect(picture)) for picture in pictures]
         result["alarms"][name] = [sum(alarms), len(alarms)]
     return result
@@ -96,11 +94,13 @@ def scores(model: str, pets: str, split: str, folders: list[str]) -> dict[str, d
 
 def table(result: dict) -> str:
     """The Markdown table of output/detector.json."""
-    large, small = result["large"], result["small"]
-    found, composed = small["photos"], small["composed"]
+    large = result["large"]
+    small = result["small"]
     alarms, photos = np.sum(list(small["alarms"].values()), axis=0)
-    pair = "box_ap", "mask_ap"
-    shown = lambda scores: ", ".join(f"{scores[name]:.3f}" for name in pair)  # noqa: E731
+
+    def shown(scores):
+        return f"{scores['box_ap']:.3f}, {scores['mask_ap']:.3f}"
+
     rows = [
         ("", "large: Inception-ResNet-V2, 1024 px", "small: MobileNetV2, 320 px"),
         ("---",) * 3,
@@ -108,9 +108,9 @@ def table(result: dict) -> str:
         (
             "AP of boxes and of masks",
             f"{shown(PUBLISHED)} on COCO 2017, as published",
-            f"{shown(found)} on {found['photos']} test photos",
+            f"{shown(small['photos'])} on {small['photos']['photos']} test photos",
         ),
-        ("on photos composed of 2 to 4 pets", "", f"{shown(composed)}"),
+        ("on photos composed of 2 to 4 pets", "", shown(small["composed"])),
         ("false alarms in photos without pets", "", f"{alarms} in {photos}"),
         (
             "seconds to load, for the first photo, for another",
@@ -132,19 +132,13 @@ def details(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("large")
-    parser.add_argument("pets")
-    parser.add_argument("nothing", nargs="*")
-    parser.add_argument("--model", default=str(ROOT / "weights" / "mask_rcnn_pets.tar.gz"))
-    parser.add_argument("--split", choices=("test", "validation"), default="test")
-    args = parser.parse_args()
+    large, pets, *others = sys.argv[1:]
     result = {}
-    for size, model in {"large": args.large, "small": args.model}.items():
+    for size, model in {"large": large, "small": SMALL}.items():
         if model != "none":
             with multiprocessing.get_context("spawn").Pool(1) as alone:  # a process of its own: its memory is measured
                 result[size] = alone.apply(speed, (model, LATER[size]))
-    result["small"] |= scores(args.model, args.pets, args.split, args.nothing)
+    result["small"] |= scores(SMALL, pets, others)
     path = ROOT / "output" / "detector.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""How good are masks at a photo's own size? `python tests/measure/edges.py DIR [RECIPE --weights FILE]`
+"""Scores of masks at the photos' own size: `python tests/measure/edges.py DIR [RECIPE --weights FILE]`
 
 FILE is a trained model of RECIPE; without both the shipped weights are measured. DIR holds photos and trimaps at full
 size in Oxford's layout: images/, annotations/trimaps/, annotations/test.txt. The masks are those of --predict. The
@@ -49,12 +49,12 @@ def main() -> None:
     recipe = args.recipe or "unet_mobilenetv2"
     weights = args.weights or files.shipped(recipe)
     trained = network.from_weights(recipe, importlib.import_module(recipe).build_model, weights)
-    found = folder.checked(args.folder)
+    source = folder.checked(args.folder)
     matrix = np.zeros((3, 3), np.int64)
     overlaps = np.zeros((3, 2), np.int64)  # [border as pet, outline, border left out] x [intersection, union]
     f_scores = []
-    for example in found.test:
-        photo, trimap = found.read(example)
+    for example in source.test:
+        photo, trimap = source.read(example)
         (probabilities,) = trained.segment([photo])
         label, foreground = cutout.enlarge(photo, probabilities, scores.TRIMAP)
         matrix += np.array(scores.confusion_matrix(trimap, label, 3))
@@ -78,7 +78,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:<22}{value:.3f}")
     path = files.ROOT / "output" / "edges" / f"{args.recipe or 'shipped'}.json"
-    files.write_json(path, {"photos": len(found.test)} | {name: float(value) for name, value in figures.items()})
+    files.write_json(path, {"photos": len(source.test)} | {name: float(value) for name, value in figures.items()})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The recipes on a GPU: `KERAS_BACKEND=jax python tests/measure/gpu.py [PETS]`, or without KERAS_BACKEND on TensorFlow.
+"""Training speed of the recipes on a GPU: `KERAS_BACKEND=jax python tests/measure/gpu.py`, or on TensorFlow without.
 
-Trains each recipe on drawn pets, and on the folder PETS if it is named, with the batches of CASES: images a second and
-milliseconds a step once all is compiled, peak memory, and the share of the GPU's rate for a large matrix product in the
-same precision. From these follow the minutes of a training with the recipe's defaults on Oxford-IIIT Pet. At last
---predict segments photos of 640 x 427 pixels. Each case runs in a process of its own. The results go to
-output/gpu.json. Copied to resources/, they replace the estimate in the rows that results.py prints for the README. On a
-CPU it runs too, for a try.
+Trains each recipe on drawn pets with the batches of CASES. Measures images per second and milliseconds per step after
+compilation, peak memory, and the fraction of the GPU's rate for a large matrix product in the same precision. From
+these follow the minutes of a training with the recipe's defaults on Oxford-IIIT Pet. Each case runs in a process of its
+own. The results go to output/gpu.json; copied to resources/, they replace the estimate in the rows that results.py
+prints for the README. It also runs on a CPU, to try it.
 """
 
 import importlib
@@ -14,7 +13,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -24,15 +22,13 @@ import benchmark
 OUTPUT = benchmark.ROOT / "output" / "gpu.json"
 CASES = ((128, 16), (256, 16), (256, 64))  # pixels a side, images in a batch
 DEFAULT_BATCH = 16
-SECONDS = 10  # of training that is measured, at least
+SECONDS = 10  # measured training time, at least
 PRODUCT = 8192  # side of the matrices
 LIMIT = 512  # images
-PREDICTED = (8, 264)  # photos; the difference leaves out the start
-PHOTO = (640, 427)
 
 
-def train(recipe: str, size: str, batch: str, data: str) -> dict:
-    """One case, in this process."""
+def train(recipe: str, size: str, batch: str) -> dict:
+    """Measures one case in this process."""
     sys.path.insert(0, str(benchmark.ROOT / "recipes"))
     from app import backend, device, processes
     from app.datasets import load
@@ -40,11 +36,12 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
 
     import keras
 
-    size, batch = int(size), int(batch)
+    size = int(size)
+    batch = int(batch)
     gpus = device.start(uses_all=True)
     backend.distribute(batch)
     keras.config.set_dtype_policy(device.best_precision(gpus))
-    pets = backend.feed(load.load_data(data, size, batch, limit=LIMIT), batch, processes.Processes())
+    pets = backend.feed(load.load_data("synthetic", size, batch, limit=LIMIT), batch, processes.Processes())
     model = backend.prepare(benchmark.build(recipe, size), has_gpu=bool(gpus))
     schedule = losses.warm_up_and_cosine(1e-4, 10**6)
     classes = len(pets.class_names)
@@ -56,12 +53,12 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
         return time.perf_counter() - began
 
     def seconds_a_step(count=4):
-        """Of two counts of steps, so that the start of `fit` does not count."""
+        """From the difference of two calls of `fit`, so that its start is left out."""
         steps(2)  # compiles
         while True:
-            few, many = steps(2), steps(2 + count)
-            if many - few > SECONDS:
-                return (many - few) / count
+            seconds = steps(2 + count) - steps(2)
+            if seconds > SECONDS:
+                return seconds / count
             count *= 2
 
     step = seconds_a_step()
@@ -73,12 +70,12 @@ def train(recipe: str, size: str, batch: str, data: str) -> dict:
         "images_per_second": batch / step,
         "milliseconds_per_step": 1000 * step,
         "memory_mb": memory() if gpus else benchmark.memory("VmHWM"),
-        "share_of_peak": operations / step / rate if rate else None,
+        "fraction_of_peak": operations / step / rate if rate else None,
     }
 
 
 def matrix_rate() -> float:
-    """Operations a second of a large matrix product, in the precision of the training."""
+    """Operations per second of a large matrix product in the training precision."""
     import keras
     from keras import ops
 
@@ -107,33 +104,19 @@ def memory() -> float:
     return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
 
 
-def photos_per_second() -> float:
-    """Photos a second of --predict, from file to files, once it runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = []
-        for count in PREDICTED:
-            photos = pathlib.Path(folder, f"photos-{count}")
-            photos.mkdir()
-            benchmark.draw(photos / "0.jpg", *PHOTO)
-            for number in range(1, count):
-                (photos / f"{number}.jpg").symlink_to(photos / "0.jpg")
-            recipe = benchmark.ROOT / "recipes" / "unet_mobilenetv2.py"
-            command = [recipe, "--predict", photos, "--weights", "shipped", "--output", pathlib.Path(folder, "output")]
-            began = time.perf_counter()
-            subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-            seconds.append(time.perf_counter() - began)
-    return (PREDICTED[1] - PREDICTED[0]) / (seconds[1] - seconds[0])
+def case_name(recipe: str, size: int, batch: int = DEFAULT_BATCH) -> str:
+    return f"{recipe}, {size} px, batch {batch}"
 
 
 def device_name(results: dict) -> str:
-    return next(case["device"] for case in results.values() if isinstance(case, dict))
+    return next(case["device"] for case in results.values() if case)
 
 
 def minutes(results: dict, recipe: str, size: int) -> float:
     """Minutes of a training with the recipe's defaults on Oxford-IIIT Pet, without validation and start."""
     module = importlib.import_module(recipe)
     images = module.EPOCHS * benchmark.PIPELINE_IMAGES
-    return images / results[f"{recipe}, {size} px, batch {DEFAULT_BATCH}, synthetic"]["images_per_second"] / 60
+    return images / results[case_name(recipe, size)]["images_per_second"] / 60
 
 
 def main() -> None:
@@ -141,23 +124,19 @@ def main() -> None:
     import app  # noqa: F401  before TensorFlow
 
     results = {}
-    for data in ("synthetic", *sys.argv[1:]):
-        for recipe in benchmark.RECIPES:
-            for size, batch in CASES:
-                command = [sys.executable, __file__, "--case", recipe, str(size), str(batch), data]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-                name = f"{recipe}, {size} px, batch {batch}, {pathlib.Path(data).name}"
-                results[name] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None  # no memory
-                print(name, results[name], flush=True)
-                OUTPUT.parent.mkdir(exist_ok=True)
-                OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
-    results["photos_per_second"] = photos_per_second()
-    print("photos per second", results["photos_per_second"])
+    for recipe in benchmark.RECIPES:
+        for size, batch in CASES:
+            command = [sys.executable, __file__, "--case", recipe, str(size), str(batch)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            name = case_name(recipe, size, batch)
+            results[name] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None  # no memory
+            print(name, results[name], flush=True)
+            OUTPUT.parent.mkdir(exist_ok=True)
+            OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
     for size in (128, 256):
         for recipe in benchmark.RECIPES:
-            if results[f"{recipe}, {size} px, batch {DEFAULT_BATCH}, synthetic"]:
+            if results[case_name(recipe, size)]:
                 print(f"{recipe}, {size} px: {minutes(results, recipe, size):.0f} minutes with its defaults")
-    OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The README's pictures of predictions: `python tests/measure/pictures.py [RECIPE FILE]`
 
-Without arguments it writes resources/strip.jpg and resources/cat_mask_rcnn.jpg, made with the weights of this
-repository; with a model that RECIPE trained, resources/dog_RECIPE.jpg.
+Without arguments it writes resources/strip.jpg and resources/cat_mask_rcnn.jpg, with the weights in this repository;
+with FILE, a model trained by RECIPE, it writes resources/dog_RECIPE.jpg.
 """
 
 import pathlib
@@ -15,7 +15,9 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESOURCES = ROOT / "resources"
 PHOTOS = ("dog", "cat")
-WIDTH, GAP, SQUARE = 320, 8, 12  # pixels
+WIDTH = 320  # pixels, of a picture
+GAP = 8
+SQUARE = 12  # of the checkerboard
 
 
 def run(recipe: str, flags: list[str], folder: str) -> None:
@@ -23,7 +25,7 @@ def run(recipe: str, flags: list[str], folder: str) -> None:
 
 
 def tile(path: pathlib.Path) -> Image.Image:
-    """A picture of WIDTH pixels; what is transparent shows a checkerboard."""
+    """A picture scaled to WIDTH, over a checkerboard."""
     picture = Image.open(path).convert("RGBA")
     picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
     row, column = np.indices((picture.height, WIDTH)) // SQUARE
@@ -32,7 +34,7 @@ def tile(path: pathlib.Path) -> Image.Image:
 
 
 def sheet(rows: list[list[pathlib.Path]]) -> Image.Image:
-    """Pictures in rows, the pictures of a row in one shape."""
+    """Joins rows of pictures; those of a row have the same shape."""
     tiles = [list(map(tile, row)) for row in rows]
     width = (WIDTH + GAP) * len(rows[0]) - GAP
     joined = Image.new("RGB", (width, sum(row[0].height + GAP for row in tiles) - GAP), "white")

@@ -1,9 +1,4 @@
-"""The recipes' tasks done the plain way, as in tutorials: the benchmark's baseline.
-
-float32 throughout, TensorFlow's default settings, all layers trained, Keras' RMSprop and cross-entropy. Images are
-cached as float32 after augmentation. Around Mask R-CNN a photo is read pixel by pixel, all masks are pasted at full
-photo size, and matplotlib draws the picture. Large arrays stay in memory.
-"""
+"""The recipes' tasks done the plain way, as in tutorials: the baseline of benchmark.py, which describes it."""
 
 import pathlib
 import sys
@@ -35,7 +30,7 @@ def compile_model(model: keras.Model) -> None:
     model.compile(keras.optimizers.RMSprop(), loss, metrics=["accuracy"])
 
 
-def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> None:
+def detect_and_save(prediction: dict[str, np.ndarray], photo_path, picture_path) -> None:
     """Reads a photo pixel by pixel, pastes all masks at full photo size, draws them and saves a figure."""
     import matplotlib.pyplot as plt
     from official.vision.utils.object_detection import visualization_utils
@@ -43,19 +38,18 @@ def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> 
     with Image.open(photo_path) as image:
         width, height = image.size
         photo = np.array(image.getdata()).reshape((height, width, 3)).astype(np.uint8)
-    boxes = answer["detection_boxes"][0]
-    corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    whole = np.concatenate(
-        [-corner / extent, (1 - corner) / extent], axis=1
-    )  # the photo, in the coordinates of each box
+    boxes = prediction["detection_boxes"][0]
+    corner = boxes[:, :2]
+    extent = boxes[:, 2:] - corner
+    whole = np.hstack([-corner / extent, (1 - corner) / extent])  # the photo, in the coordinates of each box
     masks = tf.image.crop_and_resize(
-        answer["detection_masks"][0][..., np.newaxis], whole, np.arange(len(boxes)), (height, width)
+        prediction["detection_masks"][0][..., np.newaxis], whole, np.arange(len(boxes)), (height, width)
     )
     visualization_utils.visualize_boxes_and_labels_on_image_array(
         photo,
         boxes,
-        answer["detection_classes"][0].astype(int),
-        answer["detection_scores"][0],
+        prediction["detection_classes"][0].astype(int),
+        prediction["detection_scores"][0],
         category_index={},
         instance_masks=tf.cast(masks[..., 0] > 0.5, tf.uint8).numpy(),
         use_normalized_coordinates=True,
@@ -68,7 +62,7 @@ def detect_and_save(answer: dict[str, np.ndarray], photo_path, picture_path) -> 
 
 
 def segment_and_save(model: keras.Model, class_names, photo_path, folder) -> None:
-    """Saves mask, overlay and cutout of a photo: the answer is enlarged as float32, each picture by Pillow."""
+    """Saves mask, overlay and cutout of a photo: enlarges the prediction as float32, writes with Pillow."""
     photo = np.array(Image.open(photo_path).convert("RGB"))
     small = tf.image.resize(photo[np.newaxis], model.input_shape[1:3])
     probabilities = tf.image.resize(tf.nn.softmax(model.predict(small, verbose=0)), photo.shape[:2])[0].numpy()

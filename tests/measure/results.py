@@ -1,7 +1,8 @@
 """The README's tables of the recipes: `python tests/measure/results.py` prints them from resources/runs/.
 
 resources/runs/RECIPE/ holds metrics.json and history.csv of a training with the recipe's defaults at 128 px, and
-edges.json, what edges.py measured with its model. resources/runs/shipped/ holds that of the shipped weights.
+edges.json, the scores that edges.py measured with its model. resources/runs/shipped/ holds those of the shipped
+weights.
 """
 
 import json
@@ -15,7 +16,7 @@ import gpu
 
 RUNS = benchmark.ROOT / "resources" / "runs"
 GPU = benchmark.ROOT / "resources" / gpu.OUTPUT.name  # if gpu.py has run
-GPU_RATE = 5e12  # operations a second of a small GPU in half precision, assumed
+GPU_RATE = 5e12  # operations per second of a small GPU in half precision, assumed
 COLUMNS = "epochs | pixel accuracy | mean IoU | pet IoU with border | pet IoU without border | outline F"
 
 
@@ -31,7 +32,7 @@ def recipe_rows() -> list[str]:
 
 
 def gpu_row() -> dict[str, list[str]]:
-    """What gpu.py measured, if its results are in resources/, otherwise an estimate."""
+    """The row for GPUs: measured by gpu.py if its results are in resources/, otherwise estimated."""
     if not GPU.exists():
         return {"estimated minutes on a GPU, at 256 px": [f"{gpu_minutes(one):.0f}" for one in benchmark.RECIPES]}
     results = json.loads(GPU.read_text())

@@ -1,9 +1,9 @@
-"""Few photos, and what to start from: `python tests/measure/start.py PETS IMAGENET` trains unet_mobilenetv2 on them.
+"""unet_mobilenetv2 on few photos, from several starts: `python tests/measure/start.py PETS IMAGENET [FLAGS...]`
 
-PETS holds Oxford-IIIT Pet in its own layout; IMAGENET is a file of MobileNetV2's ImageNet weights. A seeded sample of
-trainval.txt is trained on, all of test.txt is the test split: once with the classes of the trimaps, once with the
-classes cat, dog and background (breeds of cats begin with a capital letter; the border is ignored). Data sets and runs
-go to output/start/, the scores to output/start/scores.json; more flags are passed on to the recipe.
+PETS holds Oxford-IIIT Pet in its own layout; IMAGENET is a file of MobileNetV2's ImageNet weights. It trains on a
+seeded sample of trainval.txt and tests on all of test.txt: once with the classes of the trimaps, once with the classes
+cat, dog and background (breeds of cats begin with a capital letter; the border is ignored). Data sets and runs go to
+output/start/, the scores to output/start/scores.json. FLAGS are passed on to the recipe.
 """
 
 import json
@@ -19,8 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "output" / "start"
 sys.path.insert(0, str(ROOT / "recipes"))
 RECIPE = "unet_mobilenetv2"
-SIZE = 192
-FLAGS = ("--image-size", str(SIZE), "--batch-size", "8", "--epochs", "30")
+FLAGS = ("--image-size", "192", "--batch-size", "8", "--epochs", "30")
 CLASSES = {"trimaps": "pet, background, border", "species": "cat, dog, background"}
 RUNS = [("trimaps", 100, start) for start in ("shipped", "ImageNet", "random")]
 RUNS += [("species", photos, start) for photos in (25, 50, 100) for start in ("shipped", "ImageNet")]
@@ -49,7 +48,7 @@ def write(pets: pathlib.Path, folder: pathlib.Path, classes: str, photos: int) -
 
 
 def score_untrained(folder: pathlib.Path) -> float:
-    """The mean IoU of the shipped weights as they are."""
+    """The test mean IoU of the shipped weights."""
     from app import files, models, report
     from app.datasets import load
 
@@ -59,17 +58,19 @@ def score_untrained(folder: pathlib.Path) -> float:
     keras.utils.disable_interactive_logging()
     model, names = models.load(RECIPE, files.shipped(RECIPE), unet_mobilenetv2.build_model)
     models.save(model, OUTPUT / "untrained.keras", names)
-    scores, _ = report.score(OUTPUT / "untrained.keras", load.load_data(str(folder), model.input_shape[1], 8), 8)
+    data = load.load_data(str(folder), model.input_shape[1], batch_size=8)
+    scores, _ = report.score(OUTPUT / "untrained.keras", data, batch_size=8)
     return scores["mean_iou"]
 
 
 def table(scores: list) -> str:
-    """A Markdown table of [classes, photos, start, mean IoU, minutes]."""
-    found = {tuple(run): (mean_iou, minutes) for *run, mean_iou, minutes in scores}
+    """The README's table, of rows [classes, photos, start, mean IoU, minutes]."""
+    mean_ious = {tuple(run): mean_iou for *run, mean_iou, _ in scores}
     starts = ("shipped", "ImageNet", "random")
     lines = ["| classes | photos | from the shipped weights | from ImageNet | from random weights |", "|---" * 5 + "|"]
-    for classes, photos in dict.fromkeys(run[:2] for run in found):
-        cells = [f"{found[run][0]:.3f}" if (run := (classes, photos, start)) in found else "" for start in starts]
+    for classes, photos in dict.fromkeys(run[:2] for run in mean_ious):
+        row = [mean_ious.get((classes, photos, start)) for start in starts]
+        cells = ["" if mean_iou is None else f"{mean_iou:.3f}" for mean_iou in row]
         lines.append(f"| {CLASSES[classes]} | {photos} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
