@@ -4,7 +4,7 @@ Turns VGG16, an ImageNet classifier, into a segmentation network and trains all 
 Oxford-IIIT Pet. Three depths of the encoder each vote with one map per class; coarse votes are enlarged and added to
 finer ones, and the sum is enlarged to full size. Saves test scores, curves, mosaics and the model.
 
-Needs:   a GPU with 6 GB, or a CPU: at 128 px two cores take 1.5 minutes per epoch with bfloat16, 5 without.
+Needs:   a GPU with 6 GB, or a CPU: at 128 px an epoch takes 1.5 minutes on two cores in bfloat16, 5 in float32.
          The first run downloads 800 MB of photos and 59 MB of weights.
 Run:     python recipes/fcn_vgg16.py
              train on Oxford-IIIT Pet at 256 px
@@ -42,7 +42,7 @@ def build_model(image_size: int, num_classes: int, encoder_weights=None) -> kera
       num_classes: channels of the output. With 3 the model has 14.8 million parameters.
       encoder_weights: the `weights` of keras.applications.VGG16: None (random), "imagenet", or a file.
     Returns:
-      A model from raw pixels [B, image_size, image_size, 3], 0..255, to logits float32
+      A model from raw pixels [B, image_size, image_size, 3], 0..255, to float32 logits
       [B, image_size, image_size, num_classes].
     Raises:
       ValueError: for an image size that is not a multiple of 32.
@@ -98,10 +98,11 @@ def bilinear_kernel(factor: int, num_classes: int) -> np.ndarray:
 
 @cli.program()
 def main() -> None:
+    # With --predict or --check-data the program ends here.
     run = runs.start("fcn_vgg16", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE, keras.applications.VGG16)
-    data = run.load_data()
+    data = run.load_data()  # endless training batches; validation and test are one pass each
     num_classes = len(data.class_names)
-    model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))
+    model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))  # --weights
     if run.has_trained_encoder:
         freeze_first_blocks(model)
     schedule = losses.warm_up_and_cosine(run.learning_rate, run.epochs * data.steps_per_epoch)
@@ -109,13 +110,13 @@ def main() -> None:
     model.fit(
         data.train,
         steps_per_epoch=data.steps_per_epoch,
-        initial_epoch=run.first_epoch,
+        initial_epoch=run.finished_epochs,
         epochs=run.epochs,
         validation_data=data.validation,
-        callbacks=run.callbacks,
+        callbacks=run.callbacks,  # each epoch is kept, so that --resume continues
         shuffle=False,  # the pipeline shuffles
     )
-    run.report(data)
+    run.report(data)  # test scores of the best epoch, curves, mosaics
 
 
 if __name__ == "__main__":

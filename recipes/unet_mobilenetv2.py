@@ -4,7 +4,7 @@ The encoder of this U-Net is a MobileNetV2 pretrained on ImageNet, so only the d
 is trained first, with the encoder frozen, then both together at a lower learning rate. Saves test scores, curves,
 mosaics and the model.
 
-Needs:   a GPU with 4 GB, or a CPU: at 128 px two cores take 2 minutes per epoch with bfloat16, 3 without.
+Needs:   a GPU with 4 GB, or a CPU: at 128 px an epoch takes 2 minutes on two cores in bfloat16, 3 in float32.
          The first run downloads 800 MB of photos and 9 MB of weights.
 Run:     python recipes/unet_mobilenetv2.py
              train on Oxford-IIIT Pet at 256 px
@@ -27,7 +27,7 @@ from keras import layers
 
 ENCODER = keras.applications.MobileNetV2
 EPOCHS = 45
-FROZEN_EPOCHS = 1  # the first of them, in which only the decoder is trained
+FROZEN_EPOCHS = 1  # of these, the first ones train only the decoder
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-3
 FINE_TUNE_FACTOR = 0.3  # of the learning rate: pretrained features should be adapted, not unlearned
@@ -45,7 +45,7 @@ def build_model(image_size: int, num_classes: int, encoder_weights=None) -> kera
       num_classes: channels of the output. With 3 the model has 10.1 million parameters.
       encoder_weights: the `weights` of keras.applications.MobileNetV2: None (random), "imagenet", or a file.
     Returns:
-      A model from raw pixels [B, image_size, image_size, 3], 0..255, to logits float32
+      A model from raw pixels [B, image_size, image_size, 3], 0..255, to float32 logits
       [B, image_size, image_size, num_classes].
     Raises:
       ValueError: for an image size that is not a multiple of 32.
@@ -66,13 +66,13 @@ def build_model(image_size: int, num_classes: int, encoder_weights=None) -> kera
         x = layers.BatchNormalization(momentum=BN_MOMENTUM)(x)
         x = layers.ReLU()(x)
         x = layers.Concatenate()([x, encoder.get_layer(skip).output])
-    # The loss takes logits, in float32 also where the rest is computed in half precision: no softmax here.
+    # No softmax: the loss takes logits, in float32 even where the rest is computed in half precision.
     logits = layers.Conv2DTranspose(num_classes, 4, strides=2, padding="same", dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name="unet_mobilenetv2")
 
 
 def set_encoder_trainable(model: keras.Model, trainable: bool) -> None:
-    """Freezes or unfreezes the encoder, from the next `compile` on. Frozen batch normalisation uses its averages."""
+    """Freezes or unfreezes the encoder, from the next `compile` on. Frozen batch normalisation uses its moving averages."""
     names = [layer.name for layer in model.layers]
     for layer in model.layers[: names.index(BOTTOM) + 1]:
         layer.trainable = trainable
@@ -83,32 +83,32 @@ def main() -> None:
     run = runs.start(
         "unet_mobilenetv2", __doc__, build_model, EPOCHS, BATCH_SIZE, LEARNING_RATE, ENCODER, FROZEN_EPOCHS
     )
-    data = run.load_data()
+    data = run.load_data()  # endless training batches; validation and test are one pass each
     num_classes = len(data.class_names)
-    model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))
+    model = run.prepare(build_model(run.image_size, num_classes, run.encoder_weights))  # --weights
     fine_tune_factor = FINE_TUNE_FACTOR if run.has_trained_encoder else 1.0
-    stages = (  # first epoch, last epoch, learning rate, whether the encoder is trained
+    stages = (  # begin, end (exclusive), learning rate, whether the encoder is trained
         (0, run.frozen_epochs, run.learning_rate, False),
         (run.frozen_epochs, run.epochs, run.learning_rate * fine_tune_factor, True),
     )
-    for first, last, learning_rate, is_trainable in stages:
-        if last <= run.first_epoch:  # no epochs, or finished before an interruption
+    for begin, end, learning_rate, is_trainable in stages:
+        if end <= run.finished_epochs:  # an empty stage, or one finished before the run was resumed
             continue
         set_encoder_trainable(model, is_trainable)
-        schedule = losses.warm_up_and_cosine(learning_rate, (last - first) * data.steps_per_epoch)
+        schedule = losses.warm_up_and_cosine(learning_rate, (end - begin) * data.steps_per_epoch)
         model.compile(
             keras.optimizers.Adam(schedule), losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes)
         )
         model.fit(
             data.train,
             steps_per_epoch=data.steps_per_epoch,
-            initial_epoch=run.first_epoch,
-            epochs=last,
+            initial_epoch=run.finished_epochs,
+            epochs=end,
             validation_data=data.validation,
-            callbacks=run.callbacks,
+            callbacks=run.callbacks,  # each epoch is kept, so that --resume continues
             shuffle=False,  # the pipeline shuffles
         )
-    run.report(data)
+    run.report(data)  # test scores of the best epoch, curves, mosaics
 
 
 if __name__ == "__main__":

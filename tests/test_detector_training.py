@@ -108,7 +108,7 @@ def test_the_backbone_computes_what_keras_does(tmp_path):
     encoder.set_weights([array + 0.02 * np.abs(rng.normal(size=array.shape)) for array in encoder.get_weights()])
     encoder.save_weights(tmp_path / "encoder.weights.h5")
     model = small_task().build_model()
-    network.start_from_imagenet(model, str(tmp_path / "encoder.weights.h5"))
+    network.load_encoder_weights(model, str(tmp_path / "encoder.weights.h5"))
     pixels = rng.uniform(-1, 1, (2, SIDE, SIDE, 3)).astype(np.float32)
     ours = model.backbone(pixels, training=False)
     for level, layer in (("3", "block_5_add"), ("4", "block_12_add"), ("5", "block_16_project_BN")):
@@ -121,9 +121,9 @@ def test_steps_and_an_export(tmp_path):
     """The losses fall, and mask_rcnn_hub can use what comes out, for photos of any shape."""
     task = small_task()
     model = task.build_model()
-    network.start_from_imagenet(model, None)
+    network.load_encoder_weights(model, None)
     optimizer = tf_keras.optimizers.AdamW(3e-3, global_clipnorm=10.0)
-    step = network.train_step(task, model, optimizer)
+    step = network.make_train_step(task, model, optimizer)
     losses = []
     for images, labels in network.batches(composed, 0, SIDE, 2, 16).take(12):
         assert images.dtype == tf.uint8 and labels["gt_masks"].shape[1:] == (16, 56, 56)

@@ -119,7 +119,7 @@ class Run:
         self.class_names: tuple[str, ...] = ()
 
     @property
-    def first_epoch(self) -> int:
+    def finished_epochs(self) -> int:
         """The first unfinished epoch, from 0."""
         return len(self.checkpoint.rows)
 
@@ -157,7 +157,7 @@ class Run:
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
         self.begin(data.counts, {**settings, "classes": list(data.class_names)}, start)
         fed = backend.feed(data, self.batch_size, self.team)
-        return fed._replace(train_from=lambda step: fed.train_from(step + self.first_epoch * data.steps_per_epoch))
+        return fed._replace(train_from=lambda step: fed.train_from(step + self.finished_epochs * data.steps_per_epoch))
 
     def load_dataset(self, settings: dict[str, Any], **options) -> Dataset:
         """Loads the data set that --data names, with the options of load.load.
@@ -181,7 +181,7 @@ class Run:
             self.checkpoint.end()
             print(f"the run in {files.shown(self.output)} is finished; there is nothing to resume")
             sys.exit(0)
-        done = self.first_epoch
+        done = self.finished_epochs
         self.team.agree({**settings, "finished epochs": done})
         if resume:
             print(f"resuming after epoch {done}" if done else "no epoch is finished yet; starting", flush=True)
@@ -203,10 +203,10 @@ class Run:
         with backend.undistributed():
             test, examples = report.score(self.model_path, data, self.batch_size)
         kept = self.checkpoint
-        trained = self.batch_size * data.steps_per_epoch * self.first_epoch
+        trained = self.batch_size * data.steps_per_epoch * self.finished_epochs
         train = {
             "images": data.counts["train"],
-            "epochs": self.first_epoch,
+            "epochs": self.finished_epochs,
             "seconds": round(kept.seconds, 1),  # of `fit`, with the validation after each epoch
             "images_per_second": round(trained / kept.training_seconds, 2),  # of the training steps alone
         }

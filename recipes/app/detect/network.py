@@ -85,7 +85,7 @@ def task(
     return tasks.MaskRCNNTask(config)
 
 
-def start_from_imagenet(model: tf_keras.Model, weights: str | None) -> None:
+def load_encoder_weights(model: tf_keras.Model, weights: str | None) -> None:
     """Copies the weights of keras.applications.MobileNetV2 into the backbone; they are the same layers in order."""
     model.backbone.layers[-2].trainable = False  # a last convolution for classifiers, which nothing uses
     if weights is None:
@@ -140,7 +140,7 @@ def batches(
     return numbers.map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(2)
 
 
-def train_step(
+def make_train_step(
     task: tasks.MaskRCNNTask, model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer
 ) -> Callable[[tf.Tensor, dict], dict[str, tf.Tensor]]:
     """A function that takes a step on a batch and returns the losses."""

@@ -122,11 +122,11 @@ def fit(
         with _averaged(model, optimizer):
             _export(run.model_path, detect_all, data.categories)
 
-    first = run.first_epoch * data.steps_per_epoch * run.batch_size
+    first = run.finished_epochs * data.steps_per_epoch * run.batch_size
     draw = scene_composer(data, run.image_size, run.config["seed"])
     most = data.max_instances + scenes.MOST_PASTED
     batches = iter(network.batches(draw, first, run.image_size, run.batch_size, most))
-    while run.first_epoch < run.epochs:
+    while run.finished_epochs < run.epochs:
         began = time.perf_counter()
         metrics = _train_epoch(step, batches, data.steps_per_epoch)
         with _averaged(model, optimizer):
@@ -211,7 +211,7 @@ def report(run: runs.Run, data: DetectionData) -> None:
         raise cli.InputError(f"{error}; deleted or damaged before it could be scored; train again") from error
     detect = _detector(data, best)
     scores = precision.average_precision(data.test, list(data.categories), detect)
-    train = {"images": len(data.train), "epochs": run.first_epoch, "seconds": round(run.checkpoint.seconds, 1)}
+    train = {"images": len(data.train), "epochs": run.finished_epochs, "seconds": round(run.checkpoint.seconds, 1)}
     run.write_metrics({"images": len(data.test), **scores}, train, versions(tf, tf_keras, np))
     paths = pictures.draw(run.output, data.test, list(data.categories.values()), detect)
     run.checkpoint.end()
