@@ -96,9 +96,8 @@ def main() -> None:
             continue
         set_encoder_trainable(model, is_trainable)
         schedule = losses.warm_up_and_cosine(learning_rate, (end - begin) * data.steps_per_epoch)
-        model.compile(
-            keras.optimizers.Adam(schedule), losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes)
-        )
+        optimizer = keras.optimizers.Adam(schedule)
+        model.compile(optimizer, losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes))
         model.fit(
             data.train,
             steps_per_epoch=data.steps_per_epoch,
