@@ -24,7 +24,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
 from app import files, photos
-from app.datasets import folder, labels
+from app.datasets import load
+from app.datasets import pets as pet_photos
 from app.predict import cutout, network
 from common import scores
 
@@ -66,7 +67,7 @@ def extended(image: np.ndarray, core: np.ndarray) -> np.ndarray:
 def blurred(read: Iterator[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> Iterator[Composition]:
     """Every second pet over green, the others over the photo after their own."""
     for number, ((image, trimap), (other, _)) in enumerate(zip(read, read, strict=False)):
-        mask = labels.inside_outline(trimap).astype(np.float32)
+        mask = pet_photos.inside_outline(trimap).astype(np.float32)
         core = cv2.erode(mask.astype(np.uint8), np.ones((7, 7)))
         if core.any():
             behind = other if number % 2 else np.full_like(image, GREEN)
@@ -81,7 +82,7 @@ def hairy(read: Iterator[tuple[np.ndarray, np.ndarray]], others: list[pathlib.Pa
     for number, (image, trimap) in enumerate(read):
         if (trimap == scores.BORDER).mean() < HAIRY or len(np.unique(trimap)) < 3:
             continue
-        known = np.select([trimap == scores.PET, trimap == labels.BACKGROUND], [1.0, 0.0], 0.5)
+        known = np.select([trimap == scores.PET, trimap == scores.BACKGROUND], [1.0, 0.0], 0.5)
         opacity = pymatting.estimate_alpha_cf(image / 255, known)
         pet = 255 * pymatting.estimate_foreground_ml(image / 255, opacity)
         yield compose(pet.astype(np.float32), opacity.astype(np.float32), photos.read(others[number % len(others)]))
@@ -92,12 +93,15 @@ def first(compositions: Iterator[Composition], measure: Callable[[Composition], 
 
 
 def main(pets: str, *nothing: str) -> None:
-    found = folder.checked(pathlib.Path(pets))
+    dataset = load.load(pets)
+    elements = list(dataset.splits["test"].as_numpy_iterator())
     rng = np.random.default_rng(0)
-    order = rng.permutation(len(found.test))
+    order = rng.permutation(len(elements))
 
     def read():
-        return (found.read(found.test[index]) for index in order)
+        for index in order:
+            image, label = dataset.decode(elements[index])
+            yield image.numpy(), label.numpy()[..., 0]
 
     def color_errors(one):
         inside = (one.opacity > 0.05) & (one.opacity < 0.95)

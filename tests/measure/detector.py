@@ -3,7 +3,7 @@
 LARGE is the .tar.gz of the large Mask R-CNN: its seconds and memory are measured, its scores are those that its authors
 published. PETS holds pets in Oxford's layout. NOTHING are folders of photos without cats and dogs; drawn backgrounds,
 and the portrait and the coffee of resources/photos are added. The composed photos have two to four test pets, put
-together like the scenes of a training (app/detection/scenes.py). It writes output/detector.json, and prints the table
+together like the scenes of a training (app/detect/scenes.py). It writes output/detector.json, and prints the table
 of the README.
 
 --model MODEL measures another small detector, --split validation uses the validation photos; LARGE may be "none".
@@ -65,19 +65,19 @@ def speed(model: str, later: int) -> dict[str, float]:
 def scores(model: str, pets: str, split: str, folders: list[str]) -> dict[str, dict]:
     """Average precisions on photos and composed photos; false alarms and photos of each folder."""
     from app import photos
-    from app.datasets import synthetic
-    from app.detect import detector, precision, sources
+    from app.datasets import load, synthetic
+    from app.detect import detector, precision
 
     detect_all = detector.from_saved_model((model,))
+    dataset = load.load(pets, for_instances=True)
 
     def detect(photo):
-        return detector.detect(detect_all, photo, sources.PETS, MIN_SCORE, MAX_DETECTIONS)
+        return detector.detect(detect_all, photo, dataset.categories, MIN_SCORE, MAX_DETECTIONS)
 
-    source = sources.load(pets)
-    read = source.test if split == "test" else source.validation
+    read = load.scenes(dataset, split)
     groups = {"photos": read, "composed": [lambda number=number: composed(read, number) for number in range(COMPOSED)]}
     result = {
-        name: {"photos": len(group), **precision.average_precision(group, list(sources.PETS), detect)}
+        name: {"photos": len(group), **precision.average_precision(group, list(dataset.categories), detect)}
         for name, group in groups.items()
     }
     rng = np.random.default_rng(19)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from app import cli, files
-from app.detect import instances, precision, scenes, sources
+from app.detect import instances, precision, scenes
 from app.report import read_history
 from common import plots
 
@@ -23,7 +23,7 @@ CURVES = {
 }
 
 
-def pictures(folder: pathlib.Path, source: sources.Source, detect: Callable) -> list[pathlib.Path]:
+def pictures(folder: pathlib.Path, source, detect: Callable) -> list[pathlib.Path]:
     """Draws mosaic.png of test photos, and the curves of history.csv; returns their paths."""
     paths = [folder / "mosaic.png"]
     with files.replacing(paths[0]) as temporary:

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from app import checkpoint, cli, device, encoders, files, flags
-from app.datasets import Scene, check, empty_scene, pets, synthetic
-from app.detect import detector, export, instances, label_map, network, precision, report, scenes, sources
+from app.datasets import Scene, check, empty_scene, load, pets, synthetic
+from app.detect import detector, export, instances, label_map, network, precision, report, scenes
 from app.report import versions, write_history
 
 import numpy as np
@@ -46,13 +46,17 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
     """
     args = _parse(recipe, doc, image_size, epochs, batch_size, learning_rate)
     if args.check_data:
-        path = pathlib.Path(args.data)
-        sources.of_survey(path, check.print_findings(path))
+        check.print_findings(pathlib.Path(args.data), for_instances=True)
         sys.exit(0)
     gpus = device.start(runs_on_jax=False)  # before anything else uses them
     tf_keras.utils.set_random_seed(args.seed)
     encoder_weights = encoders.weights_file(encoders.MOBILENETV2, args.backbone_weights)
-    source = sources.load(args.data, args.data_dir, args.seed, args.limit)
+    dataset = load.load(args.data, seed=args.seed, limit=args.limit, data_dir=args.data_dir, for_instances=True)
+    splits = {split: load.scenes(dataset, split) for split in dataset.splits}
+    counts = {split: len(part) for split, part in splits.items()}
+    source = SimpleNamespace(
+        categories=dataset.categories, most_instances=dataset.max_instances, counts=counts, **splits
+    )
     listed = ", ".join(f"{count} {split}" for split, count in source.counts.items())
     print(f"{recipe} | {args.data}, {args.image_size} px: {listed} | {device.description(gpus)}", flush=True)
     return Run(recipe, {"recipe": recipe, **vars(args)}, source, encoder_weights, device.description(gpus))
@@ -72,7 +76,7 @@ class Run:
         self,
         recipe: str,
         config: dict[str, Any],
-        source: sources.Source,
+        source: SimpleNamespace,
         encoder_weights: pathlib.Path | None,
         device_name: str,
     ):
