@@ -270,5 +270,3 @@ def _count(examples: tf.data.Dataset, name: str) -> int:
     if not count:
         raise ValueError(f"{name}: the data set is empty")
     return count
-
-

@@ -65,34 +65,32 @@ def read(folder: pathlib.Path, paths: list[pathlib.Path]) -> Contents:
       InputError: if one of them cannot be used, or it is not clear which split it is.
     """
     files = _splits(folder, paths)
-    contents = {split: _read_json(path) for split, path in files.items()}
-    names = {split: _names(content["categories"], content["annotations"]) for split, content in contents.items()}
-    class_names = tuple(dict.fromkeys([BACKGROUND_NAME, *(name for part in names.values() for name in part.values())]))
+    lists_of = {split: _read_json(path) for split, path in files.items()}
+    names = {split: _names(lists) for split, lists in lists_of.items()}
+    all_names = [name for names_of_file in names.values() for name in names_of_file.values()]
+    class_names = tuple(dict.fromkeys([BACKGROUND_NAME, *all_names]))
     if len(class_names) > MOST_CLASSES:
         count = f"{len(class_names)} classes with the background"
         raise InputError(f"--data {folder}: {count}; {MOST_CLASSES} are possible")
-
-    problems = []
-    warnings = []
-    examples = {}
+    categories = _label_map_ids(class_names[1:], list(names.values()))
+    contents = Contents("photos", folder, paths, {}, categories, True, [], [], class_names)
     split_of = {}
     places = {split: _images(folder, path, split if len(files) > 1 else None) for split, path in files.items()}
     for split, path in files.items():
-        located = _locate(path, contents[split]["images"], places[split], problems, warnings)
+        located = _locate(contents, path, lists_of[split]["images"], places[split])
         class_ids = {number: class_names.index(name) for number, name in names[split].items()}
-        examples[split] = _examples(path, contents[split], located, class_ids, problems, warnings)
+        contents.splits[split] = _examples(contents, path, lists_of[split], located, class_ids)
         for image in sorted({image for image in located if image}):
             other = split_of.setdefault(image.resolve(), split)
             if other != split:
-                problems.append(f"{path}: {image.name} is in {files[other].name} too; keep one of the two")
-    warnings += _mostly_crowds(folder, class_names, [example for part in examples.values() for example in part])
+                contents.problems.append(f"{path}: {image.name} is in {files[other].name} too; keep one of the two")
+    contents.warnings.extend(_mostly_crowds(contents))
     for place in dict.fromkeys(places.values()):
         for path in sorted(place.rglob("*")):
             is_other = path.is_dir() or path.name.startswith(".") or path.suffix.lower() in NO_PHOTOS
             if not is_other and path.resolve() not in split_of:
-                warnings.append(f"{path}: not used, it is in no annotation file")
-    categories = _label_map_ids(class_names[1:], list(names.values()))
-    return Contents("photos", folder, paths, examples, categories, True, problems, warnings, class_names)
+                contents.warnings.append(f"{path}: not used, it is in no annotation file")
+    return contents
 
 
 def _splits(folder: pathlib.Path, paths: list[pathlib.Path]) -> dict[str, pathlib.Path]:
@@ -152,12 +150,12 @@ def _read_json(path: pathlib.Path) -> dict[str, list[dict]]:
     return content
 
 
-def _names(categories: list[dict], annotations: list[dict]) -> dict[int | str, str]:
+def _names(lists: dict[str, list[dict]]) -> dict[int | str, str]:
     """The name of the class for each id of a category."""
-    above = [category.get("supercategory") for category in categories]
-    used = {annotation["category_id"] for annotation in annotations}
+    above = [category.get("supercategory") for category in lists["categories"]]
+    used = {annotation["category_id"] for annotation in lists["annotations"]}
     names = {}
-    for category in categories:
+    for category in lists["categories"]:
         number = category["id"]
         name = " ".join(category["name"].split())
         if name.strip("_").lower() == BACKGROUND_NAME:  # labelme's script calls it _background_
@@ -178,7 +176,7 @@ def _label_map_ids(names: Sequence[str], files: list[dict[int | str, str]]) -> d
 
 
 def _locate(
-    path: pathlib.Path, entries: list[dict], images: pathlib.Path, problems: list[str], warnings: list[str]
+    contents: Contents, path: pathlib.Path, entries: list[dict], images: pathlib.Path
 ) -> list[pathlib.Path | None]:
     """The image of each entry, None if there is none.
 
@@ -201,16 +199,18 @@ def _locate(
         if located[index] is None:
             candidates = [image for image in by_name[name.name] if image not in claimed]
             if len(candidates) > 1:
-                problems.append(f"{path}: {name} may be {' or '.join(map(str, candidates))}; rename one of them")
+                contents.problems.append(
+                    f"{path}: {name} may be {' or '.join(map(str, candidates))}; rename one of them"
+                )
                 continue
             if not candidates:
-                warnings.append(f"{path}: {name} is not in {images}, left out")
+                contents.warnings.append(f"{path}: {name} is not in {images}, left out")
                 continue
             located[index] = candidates[0]
         owner = owners.setdefault(located[index].resolve(), name)
         if owner is not name:
             both = "two images are named" if owner == name else "two images are the same file,"
-            problems.append(f"{path}: {both} {name}; keep one")
+            contents.problems.append(f"{path}: {both} {name}; keep one")
     if not names:
         raise InputError(f"{path}: it has no images")
     if not any(located):
@@ -219,19 +219,19 @@ def _locate(
 
 
 def _examples(
+    contents: Contents,
     path: pathlib.Path,
-    content: dict[str, list[dict]],
+    lists: dict[str, list[dict]],
     located: list[pathlib.Path | None],
     class_ids: dict[int | str, int],  # of the categories, by their ids
-    problems: list[str],
-    warnings: list[str],
 ) -> list[LabeledImage]:
     """The photos of an annotation file that can be used."""
+    problems = contents.problems
     for name in ("images", "categories"):
-        counts = collections.Counter(entry["id"] for entry in content[name])
+        counts = collections.Counter(entry["id"] for entry in lists[name])
         problems += [f"{path}: two {name} have the id {number!r}; keep one" for number, n in counts.items() if n > 1]
-    annotations_of = {entry["id"]: [] for entry in content["images"]}
-    for position, entry in enumerate(content["annotations"], 1):
+    annotations_of = {entry["id"]: [] for entry in lists["images"]}
+    for position, entry in enumerate(lists["annotations"], 1):
         entry = {"id": position, **entry}
         if entry["image_id"] in annotations_of:
             annotations_of[entry["image_id"]].append(entry)
@@ -240,7 +240,7 @@ def _examples(
             problems.append(f"{path}: annotation {entry['id']}: {missing}")
 
     examples = []
-    for entry, image in zip(content["images"], located, strict=True):
+    for entry, image in zip(lists["images"], located, strict=True):
         if image is None:
             continue
         size = int(entry["width"]), int(entry["height"])
@@ -255,7 +255,7 @@ def _examples(
         for one in annotations_of[entry["id"]]:
             where = f"{path}: annotation {one['id']} of {image.name}"
             try:
-                annotations += _annotation(where, one, size, class_ids, warnings)
+                annotations += _annotation(where, one, size, class_ids, contents.warnings)
             except ValueError as error:
                 errors.append(f"{where}: {error}")
         problems += errors
@@ -300,14 +300,14 @@ def scene(example: LabeledImage, class_ids: list[int]) -> Scene:
     return Scene(image, classes, masks, np.any(crowds, axis=0) if crowds else None)
 
 
-def _mostly_crowds(folder: pathlib.Path, class_names: Sequence[str], examples: list[LabeledImage]) -> list[str]:
-    """Warnings of classes of which most annotations are crowds."""
-    annotations = [annotation for example in examples for annotation in example.annotations]
+def _mostly_crowds(contents: Contents) -> list[str]:
+    """A warning for each class of which most annotations are crowds."""
+    annotations = [annotation for example in contents.examples for annotation in example.annotations]
     counts = collections.Counter(annotation.class_id for annotation in annotations)
     crowds = collections.Counter(annotation.class_id for annotation in annotations if annotation.is_crowd)
     hint = 'are crowds, which are ignored; masks painted in CVAT are exported so: write "iscrowd": 0'
     return [
-        f"{folder}: {count} of {counts[number]} annotations of {class_names[number]} {hint}"
+        f"{contents.place}: {count} of {counts[number]} annotations of {contents.class_names[number]} {hint}"
         for number, count in crowds.items()
         if 2 * count > counts[number]
     ]

@@ -40,7 +40,13 @@ def load(
     arrays = None
     if not findings:
         contents, arrays = scan(path, contents, seed, image_size)
-        _report(path, contents)
+        problems = contents.problems
+        if problems:
+            first = "; ".join(problems[:3])
+            raise InputError(f"--data {path}: problems: {len(problems)} ({first}); --check-data lists all of them")
+        if contents.warnings:
+            count = f"{len(contents.warnings)} ({contents.warnings[0]})"
+            print(f"--data {path}: warnings: {count}; --check-data lists all of them")
     elif findings["fingerprint"] == fingerprint:
         class_names = tuple(findings["class_names"])
         ids = np.array(findings["ids"], np.uint8)
@@ -113,9 +119,6 @@ def scan(
         facts[place], *pair = _examine(examples[place])
         return pair
 
-    def check(place):
-        examine(place)
-
     kept = 0
     arrays = None
     if image_size:
@@ -123,7 +126,7 @@ def scan(
         pairs = tf.data.Dataset.range(kept).map(decode_by(examine), num_parallel_calls=tf.data.AUTOTUNE)
         arrays = data.read(data.resized(pairs, image_size), "checking")
     with ThreadPoolExecutor(THREADS) as pool, data.progress_bar(len(examples) - kept, "checking") as bar:
-        for _ in pool.map(check, range(kept, len(examples))):
+        for _ in pool.map(lambda place: examine(place) is None, range(kept, len(examples))):  # keeps no photo
             bar.update()
     contents = _interpret(contents, facts)
     if arrays:
@@ -210,8 +213,8 @@ def _to_class_ids(labels: tf.Variable, ids: np.ndarray) -> None:
     count = labels.shape[0]
     for start in range(0, count, BLOCK):
         places = tf.range(start, min(start + BLOCK, count))
-        values = tf.cast(tf.gather(labels, places), tf.int32)
-        labels.scatter_update(tf.IndexedSlices(tf.gather(ids, values), places))
+        values = tf.gather(labels, places).numpy()
+        labels.scatter_update(tf.IndexedSlices(ids[values], places))
 
 
 def split(contents: Contents, seed: int) -> dict[str, list[int]]:
@@ -264,17 +267,6 @@ def instances(
         return pets.scene(photos.read(example.image), trimap, is_cat=example.image.stem[0].isupper())
 
     return pets.CATEGORIES, read_scene
-
-
-def _report(path: pathlib.Path, contents: Contents) -> None:
-    """Raises InputError if the folder has problems; otherwise prints how many warnings there are."""
-    problems = contents.problems
-    warnings = contents.warnings
-    advice = "--check-data lists all of them"
-    if problems:
-        raise InputError(f"--data {path}: problems: {len(problems)} ({'; '.join(problems[:3])}); {advice}")
-    if warnings:
-        print(f"--data {path}: warnings: {len(warnings)} ({warnings[0]}); {advice}")
 
 
 def _fingerprint(path: pathlib.Path, contents: Contents) -> str:

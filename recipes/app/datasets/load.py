@@ -62,11 +62,15 @@ def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> 
     }
     options = {"batch_size": batch_size, "seed": seed, "augmented": dataset.augmented}
     if dataset.arrays:
-        train, validation = (
-            np.fromiter(dataset.splits[split].as_numpy_iterator(), np.int64) for split in ("train", "validation")
-        )
-        test = common_data.resized(decoded["test"], image_size)
-        data = common_data.from_arrays(*dataset.arrays, train, validation, test, dataset.class_names, **options)
+        images, labels = dataset.arrays
+        places = {split: np.array(list(part.as_numpy_iterator())) for split, part in dataset.splits.items()}
+        if places["test"].max() < images.shape[0]:
+            test = tf.data.Dataset.from_tensor_slices(places["test"])
+            test = test.map(lambda place: (tf.gather(images, place), tf.gather(labels, place)))
+        else:
+            test = common_data.resized(decoded["test"], image_size)
+        train, validation = places["train"], places["validation"]
+        data = common_data.from_arrays(images, labels, train, validation, test, dataset.class_names, **options)
     else:
         data = common_data.from_datasets(**decoded, class_names=dataset.class_names, image_size=image_size, **options)
     return data._replace(train_from=lambda step: data.train_from(step).with_options(threads))

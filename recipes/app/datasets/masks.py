@@ -37,21 +37,20 @@ def read(folder: pathlib.Path, masks: pathlib.Path) -> Contents:
     """
     files = [path for path in (folder / "classes.txt",) if path.exists()]
     class_names, ignores_255 = _class_names(files[0]) if files else (None, False)
-    problems, warnings = [], []
-    pairs = _pairs(folder / "images", masks, problems, warnings)
-    splits = {"train": pairs}
-    if masks.name == "trimaps":
-        class_names = class_names or TRIMAP
-        lists = [path for path in (masks.parent / "trainval.txt", masks.parent / "test.txt") if path.exists()]
-        if len(lists) == 2:
-            files += lists
-            splits = _listed_splits(pairs, *lists, warnings)
-        else:
-            warnings += [f"{path}: not used, the other list is missing" for path in lists]
-    return Contents("pairs", masks, files, splits, {}, ignores_255, problems, warnings, class_names)
+    is_oxford = masks.name == "trimaps"
+    class_names = class_names or (TRIMAP if is_oxford else None)
+    contents = Contents("pairs", masks, files, {}, {}, ignores_255, [], [], class_names)
+    contents.splits["train"] = _pairs(contents, folder / "images", masks)
+    lists = [path for path in (masks.parent / "trainval.txt", masks.parent / "test.txt") if path.exists()]
+    if is_oxford and len(lists) == 2:
+        files += lists
+        contents.splits.update(_listed_splits(contents, *lists))
+    elif is_oxford:
+        contents.warnings.extend(f"{path}: not used, the other list is missing" for path in lists)
+    return contents
 
 
-def _pairs(images: pathlib.Path, masks: pathlib.Path, problems: list[str], warnings: list[str]) -> list[LabeledImage]:
+def _pairs(contents: Contents, images: pathlib.Path, masks: pathlib.Path) -> list[LabeledImage]:
     """The images and masks of the same name, in the order of the names."""
 
     def files(place):
@@ -62,25 +61,23 @@ def _pairs(images: pathlib.Path, masks: pathlib.Path, problems: list[str], warni
     for image in files(images):
         mask = by_name.get(image.stem)
         if mask is None:
-            warnings.append(f"{image}: no partner, there is no {masks.name}/{image.stem}.png")
+            contents.warnings.append(f"{image}: no partner, there is no {masks.name}/{image.stem}.png")
         elif image.stem in pairs:
-            problems.append(f"{image}: {pairs[image.stem].image.name} has the same mask; keep one of the two")
+            contents.problems.append(f"{image}: {pairs[image.stem].image.name} has the same mask; keep one of the two")
         else:
             pairs[image.stem] = LabeledImage(image, mask, str(mask), functools.partial(read_mask, mask))
     alone = [name for name in by_name if name not in pairs]
-    warnings += [f"{by_name[name]}: no partner, there is no images/{name}.*" for name in alone]
+    contents.warnings.extend(f"{by_name[name]}: no partner, there is no images/{name}.*" for name in alone)
     others = [path for path in files(masks) if path.suffix.lower() != ".png"]
-    warnings += [f"{path}: not read, a mask has to be a PNG" for path in others]
+    contents.warnings.extend(f"{path}: not read, a mask has to be a PNG" for path in others)
     return list(pairs.values())
 
 
-def _listed_splits(
-    pairs: list[LabeledImage], trainval: pathlib.Path, test: pathlib.Path, warnings: list[str]
-) -> dict[str, list[LabeledImage]]:
+def _listed_splits(contents: Contents, trainval: pathlib.Path, test: pathlib.Path) -> dict[str, list[LabeledImage]]:
     """The pairs of each split, by the lists."""
-    by_name = {pair.image.stem: pair for pair in pairs}
-    train_names = _listed_names(trainval, by_name, warnings)
-    test_names = _listed_names(test, by_name, warnings)
+    by_name = {pair.image.stem: pair for pair in contents.examples}
+    train_names = _listed_names(trainval, by_name, contents.warnings)
+    test_names = _listed_names(test, by_name, contents.warnings)
     both = train_names.keys() & test_names.keys()
     if both:
         advice = "an image can be in one only"
