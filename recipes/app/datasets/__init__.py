@@ -61,7 +61,7 @@ class LabeledImage(NamedTuple):
     label_file: pathlib.Path  # a mask, or annotations
     where: str  # the labels, as a message names them
     read_label: Callable[[], np.ndarray]  # values uint8 [H, W]
-    annotations: Sequence = ()  # coco.Annotation
+    annotations: Sequence = ()  # regions.Annotation
 
 
 class Contents(NamedTuple):

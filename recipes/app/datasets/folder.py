@@ -11,7 +11,7 @@ from typing import Any
 
 from app import photos
 from app.cli import InputError, listed
-from app.datasets import Contents, Dataset, LabeledImage, Scene, coco, decode_by, masks, pets
+from app.datasets import Contents, Dataset, LabeledImage, Scene, coco, decode_by, masks, pets, regions
 from common import data
 from common.scores import TRIMAP
 
@@ -257,7 +257,7 @@ def instances(
         if empty:
             print(f"--data {path}: categories without an instance to train with, left out: {listed(empty)}")
         categories = {number: name for number, name in contents.categories.items() if name in names}
-        return categories, lambda example: coco.scene(example, class_ids)
+        return categories, lambda example: regions.scene(example, class_ids)
     if contents.class_names != TRIMAP:
         raise InputError(f"--data {path}: masks do not separate instances; annotate these, and export them as COCO")
     print(f"--data {path}: photos whose names begin with a capital letter are cats, as in Oxford-IIIT Pet")
