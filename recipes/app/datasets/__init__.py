@@ -1,5 +1,6 @@
 """Data sets: photos with label maps to train networks, photos with instances to train detectors."""
 
+import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
@@ -52,6 +53,13 @@ def decode_by(read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Callable:
         return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None, 1))
 
     return decode
+
+
+def with_threads(pipeline: tf.data.Dataset) -> tf.data.Dataset:
+    """Gives a pipeline threads of its own, because those of TensorFlow may be just one: see device.save_memory."""
+    threads = tf.data.Options()
+    threads.threading.private_threadpool_size = os.cpu_count()
+    return pipeline.with_options(threads)
 
 
 class LabeledImage(NamedTuple):

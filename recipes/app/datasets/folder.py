@@ -11,7 +11,7 @@ from typing import Any
 
 from app import photos
 from app.cli import InputError, listed
-from app.datasets import Contents, Dataset, LabeledImage, Scene, coco, decode_by, masks, pets, regions
+from app.datasets import Contents, Dataset, LabeledImage, Scene, coco, decode_by, masks, pets, regions, with_threads
 from common import data
 from common.scores import TRIMAP
 
@@ -124,7 +124,7 @@ def scan(
     if image_size:
         kept = sum(len(contents.splits.get(name, ())) for name in ("train", "validation"))  # they come first
         pairs = tf.data.Dataset.range(kept).map(decode_by(examine), num_parallel_calls=tf.data.AUTOTUNE)
-        arrays = data.read(data.resized(pairs, image_size), "checking")
+        arrays = data.read(with_threads(data.resized(pairs, image_size)), "checking")
     with ThreadPoolExecutor(THREADS) as pool, data.progress_bar(len(examples) - kept, "checking") as bar:
         for _ in pool.map(lambda place: examine(place) is None, range(kept, len(examples))):  # keeps no photo
             bar.update()

@@ -1,13 +1,12 @@
 """Loads the data set that --data names."""
 
 import functools
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from app.cli import InputError
-from app.datasets import Dataset, Scene, folder, pets, synthetic
+from app.datasets import Dataset, Scene, folder, pets, synthetic, with_threads
 from common import data as common_data
 
 import numpy as np
@@ -54,10 +53,8 @@ def load(
 
 def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> common_data.Data:
     """Builds the pipelines of a data set, at `image_size` pixels a side; the seed fixes order and augmentation."""
-    threads = tf.data.Options()  # of its own, because those of TensorFlow may be just one: see device.save_memory
-    threads.threading.private_threadpool_size = os.cpu_count()
     decoded = {
-        split: part.map(dataset.decode, num_parallel_calls=tf.data.AUTOTUNE).with_options(threads)
+        split: with_threads(part.map(dataset.decode, num_parallel_calls=tf.data.AUTOTUNE))
         for split, part in dataset.splits.items()
     }
     options = {"batch_size": batch_size, "seed": seed, "augmented": dataset.augmented}
@@ -73,7 +70,7 @@ def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> 
         data = common_data.from_arrays(images, labels, train, validation, test, dataset.class_names, **options)
     else:
         data = common_data.from_datasets(**decoded, class_names=dataset.class_names, image_size=image_size, **options)
-    return data._replace(train_from=lambda step: data.train_from(step).with_options(threads))
+    return data._replace(train_from=lambda step: with_threads(data.train_from(step)))
 
 
 def load_data(
