@@ -3,16 +3,15 @@
 import itertools
 
 from app.cli import InputError
-from app.datasets import empty_scene
-from app.detect import detector, export, instances, network, precision, scenes, sources
+from app.datasets import empty_scene, load, pets
+from app.detect import detector, export, instances, network, precision, scenes
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from test_annotations import annotate, change, write
-from test_own_data import make
+from own_data import annotate, change, make, write
 
 SIDE = 64
 COLORS = np.array([(230, 40, 40), (40, 200, 60), (50, 60, 230), (220, 210, 30)], np.uint8)
@@ -179,48 +178,51 @@ def test_average_precision():
 
 def test_scenes_of_annotations(tmp_path):
     """Crowds are left out; the ids are those of the file, unless a label map could not have them."""
-    found = sources.load(str(write(tmp_path / "bugs", "a file a split")))
-    assert found.categories == {3: "leaf", 90: "bug"}
-    assert [len(part) for part in (found.train, found.validation, found.test)] == [14, 3, 3]
-    for number, read in enumerate(found.train):
+    bugs = load.load(str(write(tmp_path / "bugs", "a file a split")), for_instances=True)
+    assert bugs.categories == {3: "leaf", 90: "bug"} and bugs.max_instances == 4
+    assert [len(load.scenes(bugs, split)) for split in ("train", "validation", "test")] == [14, 3, 3]
+    for number, read in enumerate(load.scenes(bugs, "train")):
         scene = read()
         assert scene.classes.tolist() == [1, 2, 2] and scene.image.shape[:2] == scene.masks.shape[1:]
         outline = next(one for one in annotate(number) if one["category_id"] == 3)["segmentation"][0]
         rows, columns = np.nonzero(scene.masks[0])
         assert abs(columns.min() - min(outline[::2])) <= 1 and abs(rows.max() - max(outline[1::2])) <= 1
-    own = sources.load(str(write(tmp_path / "one file")), limit=4)
-    assert [len(part) for part in own[2:]] == [4, 2, 2]
+    own = load.load(str(write(tmp_path / "one file")), limit=4, for_instances=True)
+    assert [len(load.scenes(own, split)) for split in ("train", "validation", "test")] == [4, 2, 2]
     with pytest.raises(InputError, match="masks do not separate instances"):
-        sources.load(str(make(tmp_path / "masks", 3)))
+        load.load(str(make(tmp_path / "masks", 3)), for_instances=True)
     with pytest.raises(InputError, match="no such data set or folder"):
-        sources.load("synthetic")
+        load.load("synthetic", for_instances=True)
 
 
 def test_categories_without_instances_are_left_out(tmp_path, capsys):
     folder = write(tmp_path / "bugs", "a file a split")
     change(folder / "train.json", lambda content: content["categories"].append({"id": 7, "name": "stone"}))
-    found = sources.load(str(folder))
-    assert found.categories == {3: "leaf", 90: "bug"} and found.train[0]().classes.tolist() == [1, 2, 2]
+    bugs = load.load(str(folder), for_instances=True)
+    assert bugs.categories == {3: "leaf", 90: "bug"}
+    assert load.scenes(bugs, "train")[0]().classes.tolist() == [1, 2, 2]
     out = capsys.readouterr().out.splitlines()
     assert f"--data {folder}: categories without an instance to train with, left out: stone" in out
     change(folder / "train.json", lambda content: [one.update(iscrowd=1) for one in content["annotations"]])
     with pytest.raises(InputError, match="no category has an instance to train with"):
-        sources.load(str(folder))
+        load.load(str(folder), for_instances=True)
 
 
 def test_scenes_of_pets(shared, tmp_path):
     """One instance, whose outline is the middle of the border; at 128 px also from tensorflow-datasets."""
-    found = sources.load(str(shared / "pets_raw"))
-    assert found.categories == {17: "cat", 18: "dog"} and len(found.test) == 30
+    own = load.load(str(shared / "pets_raw"), for_instances=True)
+    test = load.scenes(own, "test")
+    assert own.categories == {17: "cat", 18: "dog"} and len(test) == 30
     kinds = set()
-    for read in found.test[::6]:
+    for read in test[::6]:
         (mask,), (number,) = read().masks, read().classes
         kinds.add(int(number))
         assert 0.02 < mask.mean() < 0.98
     assert kinds == {1, 2}
     label = np.ones((21, 21), np.uint8)
     label[5:16, 5:16], label[7:14, 7:14] = 2, 0  # a border of two pixels
-    (mask,) = sources.pet_scene(np.zeros((21, 21, 3), np.uint8), label, is_cat=True).masks
+    (mask,) = pets.scene(np.zeros((21, 21, 3), np.uint8), label, is_cat=True).masks
     assert np.flatnonzero(mask.any(0)).tolist() == list(range(6, 15))
-    whole = sources.load("oxford_iiit_pet", data_dir=str(shared / "tfds"), limit=3)
-    assert len(whole.train) == 3 and whole.train[0]().image.shape == (128, 128, 3)
+    whole = load.load("oxford_iiit_pet", data_dir=str(shared / "tfds"), limit=3, for_instances=True)
+    train = load.scenes(whole, "train")
+    assert len(train) == 3 and train[0]().image.shape == (128, 128, 3)

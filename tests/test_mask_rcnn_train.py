@@ -12,9 +12,8 @@ import mask_rcnn_hub
 import mask_rcnn_train
 import pytest
 from conftest import ROOT, start_process
+from own_data import change, make, write
 from PIL import Image
-from test_annotations import change, write
-from test_own_data import make
 
 FLAGS = ("--image-size", 64, "--batch-size", 4, "--backbone-weights", "none")
 FILES = ["average_precision.png", "history.csv", "loss.png", "metrics.json", "model", "mosaic.png"]

@@ -4,49 +4,19 @@ import json
 import struct
 import zlib
 
+from app import photos
 from app.cli import InputError
-from app.datasets import folder as folders
 from app.datasets import load
 from common import losses, masks, scores
 
 import numpy as np
 import pytest
 import unet_scratch
+from own_data import draw, make, scan
 from PIL import Image
 
 QUICK = ("--image-size", 32, "--epochs", 1, "--batch-size", 4)
 SHAPES = ("disc", "square", "cross", "stripe", "ring")
-
-
-def draw(classes, number, height=40, width=56):
-    """An image with one region per class, and its mask with ids from 0."""
-    rng = np.random.default_rng(number)
-    label = np.zeros((height, width), np.uint8)
-    for index in range(1, classes):
-        left = (index - 1) * width // (classes - 1)
-        top = rng.integers(0, height // 2)
-        label[top : top + height // 2, left : left + width // classes] = index
-    colors = np.random.default_rng(0).integers(0, 255, (classes, 3))
-    return (colors[label] + rng.integers(-9, 9, (*label.shape, 3))).clip(0, 255).astype(np.uint8), label
-
-
-def make(folder, classes, count=20, values=None, kind="L", names=None, masks_in="masks"):
-    """Writes a data set; `values` maps class ids to mask values."""
-    values = (
-        np.arange(256, dtype=np.uint8) if values is None else np.array([*values, *range(len(values), 256)], np.uint8)
-    )
-    (folder / "images").mkdir(parents=True)
-    (folder / masks_in).mkdir(parents=True)
-    for number in range(count):
-        picture, label = draw(classes, number)
-        Image.fromarray(picture).save(folder / "images" / f"{number:02}.jpg", quality=95)
-        mask = Image.fromarray(values[label])
-        if kind == "P":
-            mask.putpalette(np.random.default_rng(1).integers(0, 255, 768, dtype=np.uint8).tobytes())
-        mask.save(folder / masks_in / f"{number:02}.png")
-    if names:
-        (folder / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -68,18 +38,52 @@ def test_mask_formats(tmp_path, classes, options, names):
     for split in ("validation", "test"):
         for images, labels in getattr(own, split):
             assert images.shape[1:] == (32, 32, 3) and set(np.unique(labels)) == set(range(classes))
-    again = load.load_data(str(folder), 32, 4)
-    for (_, one), (_, other) in zip(own.test, again.test, strict=True):
+
+
+@pytest.fixture
+def read_photos(monkeypatch):
+    """The photos that are read, in this order."""
+    paths = []
+    read = photos.read
+    monkeypatch.setattr(photos, "read", lambda path: paths.append(path) or read(path))
+    return paths
+
+
+def all_batches(data):
+    epoch = list(data.train.take(2 * data.steps_per_epoch)) + list(data.validation) + list(data.test)
+    return [part.numpy() for batch in epoch for part in batch]
+
+
+def test_photos_are_read_once_and_a_resumed_run_checks_nothing(tmp_path, read_photos):
+    """Masks with values from 1, so they are no class ids, and one that is left out."""
+    folder = make(tmp_path / "data", 3, names=(*SHAPES[:3], "255 ignore"), values=(1, 2, 3))
+    Image.fromarray(np.full((40, 56), 255, np.uint8)).save(folder / "masks" / "07.png")
+    dataset = load.load(str(folder), image_size=32)
+    data = load.pipelines(dataset, 32, 4, seed=0)
+    assert len(read_photos) == 20 == len(set(read_photos)) and sum(data.counts.values()) == 19
+    batches = all_batches(data)
+    assert len(read_photos) == 20
+
+    read_photos.clear()
+    findings = json.loads(json.dumps(dataset.findings))
+    again = load.load(str(folder), image_size=32, findings=findings)
+    assert not read_photos and again.class_names == SHAPES[:3]
+    for one, other in zip(batches, all_batches(load.pipelines(again, 32, 4, seed=0)), strict=True):
         np.testing.assert_array_equal(one, other)
+    assert len(read_photos) == 19
+
+    limited = load.load(str(folder), image_size=32, findings=findings, limit=3)
+    assert load.pipelines(limited, 32, 4, seed=0).counts == {"train": 3, "validation": 2, "test": 2}
+    (folder / "masks" / "03.png").touch()
+    with pytest.raises(InputError, match=f"the data in {folder} changed since the interrupted run"):
+        load.load(str(folder), image_size=32, findings=findings)
 
 
-@pytest.mark.parametrize(("classes", "names"), [(3, None), pytest.param(5, SHAPES, marks=pytest.mark.slow)])
-def test_own_data_train_score_and_predict(command_line, tmp_path, classes, names):
-    folder = make(tmp_path / "data", classes, names=names, values=None)
-    output = tmp_path / "output"
+def test_own_data_train_score_and_predict(command_line, tmp_path):
+    classes, names = 5, SHAPES
+    folder, output = make(tmp_path / "data", classes, names=names), tmp_path / "output"
     status, out, err = command_line(unet_scratch, "--data", folder, *QUICK, "--output", output)
     assert (status, err) == (0, "") and "16 train, 2 validation, 2 test" in out
-    names = names or ("background", "class 1", "class 2")
     metrics = json.loads((output / "metrics.json").read_text())
     assert tuple(metrics["test"]["iou"]) == tuple(names) and "pet_iou_binary" not in metrics["test"]
     assert all(f"\n{name} " in out for name in names)
@@ -89,7 +93,7 @@ def test_own_data_train_score_and_predict(command_line, tmp_path, classes, names
     assert (status, err) == (0, "")
     mask = Image.open(tmp_path / "found" / "00_mask.png")
     assert mask.mode == "P" and mask.size == (56, 40) and np.asarray(mask).max() < classes
-    assert (tmp_path / "found" / "00_cutout.png").exists() == ("background" in names)
+    assert not (tmp_path / "found" / "00_cutout.png").exists()  # there is no background
     first = json.loads((tmp_path / "found" / "predictions.jsonl").read_text().splitlines()[0])
     assert tuple(first["shares"]) == tuple(names) and sum(first["shares"].values()) == pytest.approx(1, abs=1e-3)
 
@@ -120,7 +124,7 @@ def test_ignored_pixels_are_left_out(command_line, tmp_path):
     assert float(loss(labels, logits)) == pytest.approx(float(loss(labels, nonsense)), rel=1e-5)
 
     status, out, err = command_line(unet_scratch, "--data", folder, *QUICK, "--output", tmp_path / "output")
-    assert (status, err) == (0, "") and "remarks: 1" in out and "07.png: all one class (all of it ignored" in out
+    assert (status, err) == (0, "") and "warnings: 1" in out and "07.png: all one class (all of it ignored" in out
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
     assert tuple(metrics["test"]["iou"]) == ("costs $5", "costs $9")
 
@@ -132,16 +136,13 @@ def test_split_lists(tmp_path):
     assert load.load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 2, "test": 5}
     # Variants in the wild: a BOM, file extensions, and a missing name.
     (folder / "annotations" / "test.txt").write_text("\ufeff15.jpg\n16.jpg\nnowhere.jpg\n", encoding="utf-8")
-    found = folders.survey(folder)
-    assert [pair.image.stem for pair in found.test] == ["15", "16"]
-    assert (
-        len(found.remarks) == 1
-        and "test.txt: names without a pair" in found.remarks[0]
-        and "nowhere" in found.remarks[0]
-    )
+    contents = scan(folder)
+    assert [pair.image.stem for pair in contents.splits["test"]] == ["15", "16"]
+    (warning,) = contents.warnings
+    assert "test.txt: names without a pair: 1 (nowhere.jpg" in warning
     (folder / "annotations" / "test.txt").write_text("03\n16\n")
     with pytest.raises(InputError, match=r"1 names are in trainval.txt too, like 03"):
-        folders.survey(folder)
+        scan(folder)
 
 
 def test_real_pets_in_oxford_layout(command_line, shared):
@@ -152,7 +153,7 @@ def test_real_pets_in_oxford_layout(command_line, shared):
 
 
 @pytest.fixture
-def spoilt(tmp_path):
+def faulty(tmp_path):
     """A data set with one file per problem, named after it."""
     folder = make(tmp_path / "data", 3, count=12)
     picture, label = draw(3, 0)
@@ -185,28 +186,27 @@ PROBLEMS = {
     "cut.png": "damaged",
     "no_png.png": "unreadable",
 }
-REMARKS = {"no_mask.png": "no partner", "no_picture.png": "no partner", "all_one.png": "all one class (sky)"}
+WARNINGS = {"no_mask.png": "no partner", "no_picture.png": "no partner", "all_one.png": "all one class (sky)"}
 
 
-def test_every_problem_is_reported(command_line, spoilt):
-    status, out, err = command_line(unet_scratch, "--data", spoilt, "--check-data")
+def test_every_problem_is_reported(command_line, faulty):
+    status, out, err = command_line(unet_scratch, "--data", faulty, "--check-data")
     assert status == 2 and err.count("\n") == 1 and f"problems: {len(PROBLEMS)}" in err
-    remarks, problems = out.split("problems: ")
-    for lines, expected in ((problems, PROBLEMS), (remarks.split("remarks: ")[1], REMARKS)):
+    warnings, problems = out.split("problems: ")
+    for lines, expected in ((problems, PROBLEMS), (warnings.split("warnings: ")[1], WARNINGS)):
         for name, words in expected.items():
             assert any(name in line and words in line for line in lines.splitlines()), (name, lines)
     assert problems.count("\n") == len(PROBLEMS) + 1
     assert "13 pairs can be used" in out and "40 x" not in err
-    assert not (spoilt.parent / "output").exists()
+    assert not (faulty.parent / "output").exists()
 
 
-def test_training_refuses_faulty_data(command_line, spoilt, tmp_path):
-    status, out, err = command_line(unet_scratch, "--data", spoilt, *QUICK, "--output", tmp_path / "output")
+def test_training_refuses_faulty_data(command_line, faulty, tmp_path):
+    status, out, err = command_line(unet_scratch, "--data", faulty, *QUICK, "--output", tmp_path / "output")
     assert status == 2 and err.count("\n") == 1 and "--check-data" in err and "epoch 1/" not in out
     for name in (*PROBLEMS, "all_one.png"):
-        (spoilt / "masks" / name).unlink()
-    status, _, err = command_line(unet_scratch, "--data", spoilt, *QUICK, "--output", tmp_path / "output")
-    assert (status, err) == (0, "")  # unpaired files do no harm
+        (faulty / "masks" / name).unlink()
+    assert load.load_data(str(faulty), 32, 4).counts["train"] == 10  # unpaired files do no harm
 
 
 def test_a_smoothed_mask_is_reported(tmp_path):
@@ -215,8 +215,7 @@ def test_a_smoothed_mask_is_reported(tmp_path):
     label = np.array(Image.open(folder / "masks" / "03.png"))
     label[0, :5] = range(100, 105)
     Image.fromarray(label).save(folder / "masks" / "03.png")
-    found = folders.survey(folder)
-    (problem,) = found.problems
+    (problem,) = scan(folder).problems
     assert problem.startswith(f"{folder}/masks/03.png: values outside the 2 classes: 100, 101, 102, 103, 104")
 
 
@@ -231,6 +230,10 @@ def four_bits(folder):
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
 
 
+def write_names(folder, text):
+    (folder / "classes.txt").write_text(text, encoding="utf-8", newline="")
+
+
 def relabel(*values):
     def change(folder):
         for path in (folder / "masks").iterdir():
@@ -240,21 +243,24 @@ def relabel(*values):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (four_bits, "8-bit grey or palette PNG; this one is L;4"),
         (relabel(0, 38, 75), "the values 0, 38, 75 leave gaps"),
         (relabel(0, 1, 255), "255 ignore"),
-        (
-            lambda folder: (relabel(1, 2, 2)(folder), (folder / "classes.txt").write_text("a\nb\nc\n")),
-            "from 0 or from 1",
-        ),
+        (lambda folder: (relabel(1, 2, 2)(folder), write_names(folder, "a\nb\nc\n")), "from 0 or from 1"),
         (lambda folder: (folder / "images" / "03.png").write_bytes(b"x"), "has the same mask"),
+        (relabel(1, 1, 1), "one class alone"),
+        (lambda folder: (folder / "masks").rename(folder / "labels"), "it has to hold images/ and masks/"),
+        (lambda folder: [path.unlink() for path in (folder / "masks").iterdir()], "too few pairs"),
+        (lambda folder: write_names(folder, "one\n"), "2 to 255 classes"),
+        (lambda folder: write_names(folder, "a\nb\nb\n"), "none twice"),
+        (lambda folder: (folder / "classes.txt").write_bytes(b"\xff\xfe\xfa"), "text in UTF-8"),
     ],
 )
-def test_silently_wrong_data_is_refused(tmp_path, spoil, words):
+def test_unusable_data_is_refused(tmp_path, damage, words):
     folder = make(tmp_path / "data", 3)
-    spoil(folder)
+    damage(folder)
     with pytest.raises(InputError, match=words):
         load.load_data(str(folder), 32, 4)
 
@@ -262,31 +268,8 @@ def test_silently_wrong_data_is_refused(tmp_path, spoil, words):
 @pytest.mark.parametrize("text", ["\ufeffa\r\nb\r\nc\r\n", "0 a\n1: b\n2 c\n", "# names\na\n\nb\nc\nIGNORE (255)\n"])
 def test_class_name_formats(tmp_path, text):
     folder = make(tmp_path / "data", 3)
-    (folder / "classes.txt").write_text(text, encoding="utf-8", newline="")
-    assert folders.survey(folder).class_names == ("a", "b", "c")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (lambda folder: (folder / "masks").rename(folder / "labels"), "it has to hold images/ and masks/"),
-        (lambda folder: [path.unlink() for path in (folder / "masks").iterdir()], "too few pairs"),
-        (lambda folder: (folder / "classes.txt").write_text("one\n"), "2 to 255 classes"),
-        (lambda folder: (folder / "classes.txt").write_text("a\nb\nb\n"), "none twice"),
-        (lambda folder: (folder / "classes.txt").write_bytes(b"\xff\xfe\xfa"), "text in UTF-8"),
-    ],
-)
-def test_unusable_folders(tmp_path, spoil, words):
-    folder = make(tmp_path / "data", 3)
-    spoil(folder)
-    with pytest.raises(InputError, match=words):
-        load.load_data(str(folder), 32, 4)
-
-
-def test_a_single_class_is_refused(tmp_path):
-    folder = make(tmp_path / "data", 3, values=(1, 1, 1), names=SHAPES[:3])
-    with pytest.raises(InputError, match="one class alone"):
-        load.load_data(str(folder), 32, 4)
+    write_names(folder, text)
+    assert scan(folder).class_names == ("a", "b", "c")
 
 
 def test_check_data_requires_a_folder(command_line, tmp_path):

@@ -1,6 +1,6 @@
 """Input pipelines: images and label maps for training, validation and test, from any `tf.data` source.
 
-    train, validation = data.split(examples, share=0.1, seed=0)
+    train, validation = data.split(examples, fraction=0.1, seed=0)
     pets = data.from_datasets(train, validation, test, ("pet", "background", "border"), image_size=256, batch_size=16)
     model.fit(pets.train, steps_per_epoch=pets.steps_per_epoch, validation_data=pets.validation)
 
@@ -62,56 +62,87 @@ def from_datasets(
       ValueError: if a data set is empty, repeats forever, or holds something else.
     """
 
-    def prepare(image, label):
-        label = tf.cast(tf.minimum(tf.cast(label, tf.int32), 255), tf.uint8)
-        return resize(image, label if label.shape.rank == 3 else label[..., tf.newaxis], image_size)
-
-    splits = {"train": train, "validation": validation, "test": test}
-    for name, examples in splits.items():
+    pairs = {}
+    for name, examples in {"train": train, "validation": validation, "test": test}.items():
         if not _is_pair(examples.element_spec):
             wanted = "an image uint8 [H, W, 3] and labels [H, W] of integers"
             raise ValueError(f"{name}: an element has to be {wanted}; it is {examples.element_spec}")
-    counts = {name: _count(examples, name) for name, examples in splits.items()}
-    train, validation, test = (
-        examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE) for examples in splits.values()
+        count = tf.data.experimental.assert_cardinality(_count(examples, name))
+        pairs[name] = resized(examples, image_size).apply(count)
+    images, labels = read(pairs["train"].concatenate(pairs["validation"]))
+    train_places, validation_places = np.split(np.arange(images.shape[0]), [len(pairs["train"])])
+    return from_arrays(
+        images,
+        labels,
+        train_places,
+        validation_places,
+        pairs["test"],
+        class_names,
+        batch_size=batch_size,
+        seed=seed,
+        augmented=augmented,
     )
-    take = _in_memory(train, counts["train"])
+
+
+def from_arrays(
+    images: tf.Variable,
+    labels: tf.Variable,
+    train: np.ndarray,
+    validation: np.ndarray,
+    test: tf.data.Dataset,
+    class_names: Sequence[str],
+    *,
+    batch_size: int,
+    seed: int = 0,
+    augmented: bool = True,
+) -> Data:
+    """Builds the pipelines from images that are in memory already.
+
+    Args:
+      images, labels: uint8 [N, H, W, 3] and [N, H, W], as from `read`.
+      train, validation: the places of their images, integers.
+      test: pairs of known number, as from `resized`; they are read when they are needed.
+      class_names, batch_size, seed, augmented: as for `from_datasets`.
+    """
+
+    def take(places):
+        return tf.gather(images, places), tf.gather(labels, places)
 
     def train_from(step):
-        def load(step, indices):
-            return augment(*take(indices), seed=(seed, step)) if augmented else take(indices)
+        def load(step, places):
+            return augment(*take(places), seed=(seed, step)) if augmented else take(places)
 
         def shuffled(epoch):  # depends on (seed, epoch) alone, so training can resume at any step
-            order = tf.random.experimental.stateless_shuffle(tf.range(counts["train"]), seed=(seed, epoch))
-            return tf.data.Dataset.from_tensor_slices(order)
+            order = tf.random.experimental.stateless_shuffle(tf.range(len(train)), seed=(seed, epoch))
+            return tf.data.Dataset.from_tensor_slices(tf.gather(train, order))
 
         return (
             tf.data.Dataset.counter()
             .flat_map(shuffled)
             .batch(batch_size, drop_remainder=True)
             .enumerate()
-            .skip(step)  # skips indices only, before any image is touched
-            .map(load, num_parallel_calls=tf.data.AUTOTUNE)  # after the cache, or augmentation would be frozen
+            .skip(step)  # skips places only, before any image is touched
+            .map(load, num_parallel_calls=tf.data.AUTOTUNE)  # not in memory, where augmentation would be frozen
             .prefetch(tf.data.AUTOTUNE)
         )
 
-    take_validation = _in_memory(validation, counts["validation"])
-    validation = tf.data.Dataset.range(counts["validation"]).batch(batch_size).map(take_validation)
+    counts = {"train": len(train), "validation": len(validation), "test": len(test)}
     steps_per_epoch = -(-counts["train"] // batch_size)
+    validation = tf.data.Dataset.from_tensor_slices(validation).batch(batch_size).map(take)
     validation, test = (batches.prefetch(tf.data.AUTOTUNE) for batches in (validation, test.batch(batch_size)))
     return Data(tuple(class_names), counts, steps_per_epoch, train_from, validation, test)
 
 
-def split(examples: tf.data.Dataset, share: float = 0.1, seed: int = 0) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Holds out a random, seeded share of a finite data set; returns the rest and the share.
+def split(examples: tf.data.Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Holds out a random, seeded fraction of a finite data set; returns the rest and the held-out part.
 
     Split before decoding and shuffling: each part reads all elements, which have to come in the same order each time,
     and drops those of the other. Raises ValueError if either part would be empty.
     """
     count = _count(examples, "split")
-    size = max(1, round(share * count))
-    if not 0 < share < 1 or size == count:
-        raise ValueError(f"split: a share of {share} of {count} examples leaves nothing")
+    size = max(1, round(fraction * count))
+    if not 0 < fraction < 1 or size == count:
+        raise ValueError(f"split: a fraction of {fraction} of {count} examples leaves nothing")
     held_out = np.isin(np.arange(count), np.random.default_rng(seed).permutation(count)[:size])
 
     def part(wanted):
@@ -120,6 +151,16 @@ def split(examples: tf.data.Dataset, share: float = 0.1, seed: int = 0) -> tuple
         return chosen.map(lambda _, element: element).apply(known)
 
     return part(False), part(True)
+
+
+def resized(examples: tf.data.Dataset, size: int) -> tf.data.Dataset:
+    """Pairs of an image uint8 [size, size, 3] and labels uint8 [size, size], from pairs as for `from_datasets`."""
+
+    def prepare(image, label):
+        label = tf.cast(tf.minimum(tf.cast(label, tf.int32), 255), tf.uint8)
+        return resize(image, label if label.shape.rank == 3 else label[..., tf.newaxis], size)
+
+    return examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def resize(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -139,23 +180,30 @@ def augment(images: tf.Tensor, labels: tf.Tensor, seed: tuple) -> tuple[tf.Tenso
     Of the images, half are mirrored, half zoomed in by up to a factor of 2, half stretched by up to a third, and half
     rotated by up to 20 degrees; reflections fill what a photo leaves empty. Contrast, saturation and brightness vary.
 
-    Args and returns: images uint8 [B, H, W, 3] in 0..255 and labels uint8 [B, H, W], of a static shape. `seed` is two
-    integers.
+    Args:
+      images, labels: uint8 [B, H, W, 3] in 0..255 and uint8 [B, H, W], of a static shape.
+      seed: two integers.
+    Returns:
+      Images and labels of the same shapes and types.
     """
     count, height, width = labels.shape
     uniform = tf.random.stateless_uniform((9, count), seed=tf.cast(tf.stack(seed), tf.int64))
     mirrored, zoom, aspect, angle, left, top = tf.unstack(uniform[:6])
 
-    def half(values, most):  # 0..1 to -most..most, but to 0 for the middle half
+    def centered(values, most):  # from 0..1 to -most..most; 0.25..0.75 becomes 0, so half of the images do not change
         return most * tf.sign(values - 0.5) * tf.maximum(0.0, 4 * tf.abs(values - 0.5) - 1)
 
-    share, aspect, angle = tf.minimum(1.0, 0.5 + zoom), tf.exp(half(aspect, 0.3)), half(angle, math.radians(20))
-    share_x, share_y = share * tf.minimum(1.0, aspect), share * tf.minimum(1.0, 1 / aspect)  # of the photo
+    aspect = tf.exp(centered(aspect, 0.3))
+    angle = centered(angle, math.radians(20))
+    side = tf.minimum(1.0, 0.5 + zoom)  # of what is shown, as a fraction of the photo's
+    side_x = side * tf.minimum(1.0, aspect)
+    side_y = side * tf.minimum(1.0, 1 / aspect)
     center = tf.constant([[(width - 1) / 2], [(height - 1) / 2]])
-    shift = tf.stack([(left - 0.5) * (1 - share_x) * width, (top - 0.5) * (1 - share_y) * height], axis=1)[..., None]
-    share_x = tf.where(mirrored < 0.5, -share_x, share_x)
-    sin, cos = tf.sin(angle), tf.cos(angle)
-    matrix = tf.transpose(tf.stack([[share_x * cos, -share_y * sin], [share_x * sin, share_y * cos]]), (2, 0, 1))
+    shift = tf.stack([(left - 0.5) * (1 - side_x) * width, (top - 0.5) * (1 - side_y) * height], axis=1)[..., None]
+    side_x = tf.where(mirrored < 0.5, -side_x, side_x)
+    sin = tf.sin(angle)
+    cos = tf.cos(angle)
+    matrix = tf.transpose(tf.stack([[side_x * cos, -side_y * sin], [side_x * sin, side_y * cos]]), (2, 0, 1))
     rows = tf.concat([matrix, center + shift - matrix @ center], axis=2)  # from the augmented image to the photo
     transforms = tf.pad(tf.reshape(rows, (-1, 6)), ((0, 0), (0, 2)))
 
@@ -179,6 +227,31 @@ def augment(images: tf.Tensor, labels: tf.Tensor, seed: tuple) -> tuple[tf.Tenso
     return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), labels
 
 
+def read(pairs: tf.data.Dataset, text: str = "reading") -> tuple[tf.Variable, tf.Variable]:
+    """Reads pairs of known number from `resized` into memory, in a quarter less of it than `Dataset.cache` needs.
+
+    Returns:
+      The images uint8 [N, size, size, 3], and their labels uint8 [N, size, size].
+    """
+    count = len(pairs)
+    with tf.device("CPU"):  # where the pipeline runs, also beside a GPU
+        arrays = tuple(tf.Variable(tf.zeros((count, *spec.shape), tf.uint8)) for spec in pairs.element_spec)
+    done = 0
+    with progress_bar(count, text) as bar:
+        for batch in pairs.batch(64):
+            places = tf.range(done, done + len(batch[0]))
+            for array, part in zip(arrays, batch, strict=True):
+                array.scatter_update(tf.IndexedSlices(part, places))  # in place; assigning a slice would copy it all
+            done += len(places)
+            bar.update(len(places))
+    return arrays
+
+
+def progress_bar(count: int, text: str) -> tqdm:
+    """A progress bar of images, on a terminal only."""
+    return tqdm(total=count, desc=text, unit="image", disable=None, leave=False, file=sys.stdout)
+
+
 def _is_pair(spec) -> bool:
     if not isinstance(spec, tuple) or len(spec) != 2 or not all(isinstance(part, tf.TensorSpec) for part in spec):
         return False
@@ -197,18 +270,3 @@ def _count(examples: tf.data.Dataset, name: str) -> int:
     if not count:
         raise ValueError(f"{name}: the data set is empty")
     return count
-
-
-def _in_memory(examples: tf.data.Dataset, count: int) -> Callable:
-    """Reads all pairs into two arrays, in a quarter less memory than `Dataset.cache`; gives a batch of indices [B]."""
-    with tf.device("CPU"):  # where the pipeline runs, also beside a GPU
-        arrays = [tf.Variable(tf.zeros((count, *spec.shape), tf.uint8)) for spec in examples.element_spec]
-    read = 0
-    with tqdm(total=count, desc="reading", unit="image", disable=None, leave=False, file=sys.stdout) as bar:
-        for batch in examples.batch(64):
-            places = tf.range(read, read + len(batch[0]))
-            for array, part in zip(arrays, batch, strict=True):
-                array.scatter_update(tf.IndexedSlices(part, places))  # in place; assigning a slice would copy it all
-            read += len(places)
-            bar.update(len(places))
-    return lambda indices: tuple(tf.gather(array, indices) for array in arrays)

@@ -24,7 +24,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
 from app import files, photos
-from app.datasets import folder, labels
+from app.datasets import load
+from app.datasets import pets as pet_photos
 from app.predict import cutout, network
 from common import scores
 
@@ -66,7 +67,7 @@ def extended(image: np.ndarray, core: np.ndarray) -> np.ndarray:
 def blurred(read: Iterator[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> Iterator[Composition]:
     """Every second pet over green, the others over the photo after their own."""
     for number, ((image, trimap), (other, _)) in enumerate(zip(read, read, strict=False)):
-        mask = labels.inside_outline(trimap).astype(np.float32)
+        mask = pet_photos.inside_outline(trimap).astype(np.float32)
         core = cv2.erode(mask.astype(np.uint8), np.ones((7, 7)))
         if core.any():
             behind = other if number % 2 else np.full_like(image, GREEN)
@@ -92,12 +93,15 @@ def first(compositions: Iterator[Composition], measure: Callable[[Composition], 
 
 
 def main(pets: str, *folders: str) -> None:
-    source = folder.checked(pathlib.Path(pets))
+    dataset = load.load(pets)
+    elements = list(dataset.splits["test"].as_numpy_iterator())
     rng = np.random.default_rng(0)
-    order = rng.permutation(len(source.test))
+    order = rng.permutation(len(elements))
 
     def read():
-        return (source.read(source.test[index]) for index in order)
+        for index in order:
+            image, label = dataset.decode(elements[index])
+            yield image.numpy(), label.numpy()[..., 0]
 
     def color_errors(one):
         inside = (one.opacity > 0.05) & (one.opacity < 0.95)

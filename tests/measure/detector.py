@@ -65,18 +65,19 @@ def speed(model: str, later: int) -> dict[str, float]:
 def scores(model: str, pets: str, folders: list[str]) -> dict[str, dict]:
     """Average precisions on photos and composed photos; for each folder of others the false alarms and the photos."""
     from app import photos
-    from app.datasets import synthetic
-    from app.detect import detector, precision, sources
+    from app.datasets import load, synthetic
+    from app.detect import detector, precision
 
     detect_all = detector.from_saved_model(model)
+    dataset = load.load(pets, for_instances=True)
 
     def detect(photo):
-        return detector.detect(detect_all, photo, sources.PETS, MIN_SCORE, MAX_DETECTIONS)
+        return detector.detect(detect_all, photo, dataset.categories, MIN_SCORE, MAX_DETECTIONS)
 
-    read = sources.load(pets).test
+    read = load.scenes(dataset, "test")
     groups = {"photos": read, "composed": [lambda number=number: composed(read, number) for number in range(COMPOSED)]}
     result = {
-        name: {"photos": len(group), **precision.average_precision(group, list(sources.PETS), detect)}
+        name: {"photos": len(group), **precision.average_precision(group, list(dataset.categories), detect)}
         for name, group in groups.items()
     }
     rng = np.random.default_rng(19)

@@ -16,7 +16,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "recipes"))
 
 from app import files
-from app.datasets import folder, labels
+from app.datasets import load, pets
 from app.predict import cutout, network
 from common import scores
 from common.scores import BACKGROUND, BORDER, PET
@@ -49,18 +49,18 @@ def main() -> None:
     recipe = args.recipe or "unet_mobilenetv2"
     weights = args.weights or files.shipped(recipe)
     trained = network.from_weights(recipe, importlib.import_module(recipe).build_model, weights)
-    source = folder.checked(args.folder)
+    dataset = load.load(str(args.folder))
     matrix = np.zeros((3, 3), np.int64)
     overlaps = np.zeros((3, 2), np.int64)  # [border as pet, outline, border left out] x [intersection, union]
     f_scores = []
-    for example in source.test:
-        photo, trimap = source.read(example)
+    for photo, trimap in dataset.splits["test"].map(dataset.decode).as_numpy_iterator():
+        trimap = trimap[..., 0]
         (probabilities,) = trained.segment([photo])
         label, foreground = cutout.enlarge(photo, probabilities, scores.TRIMAP)
         matrix += np.array(scores.confusion_matrix(trimap, label, 3))
         compared = [
             (trimap != BACKGROUND, label != BACKGROUND),
-            (labels.inside_outline(trimap), foreground > 0.5),
+            (pets.inside_outline(trimap), foreground > 0.5),
             ((trimap == PET)[trimap != BORDER], (foreground > 0.5)[trimap != BORDER]),
         ]
         overlaps += [[np.sum(one & other), np.sum(one | other)] for one, other in compared]
@@ -78,7 +78,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:<22}{value:.3f}")
     path = files.ROOT / "output" / "edges" / f"{args.recipe or 'shipped'}.json"
-    files.write_json(path, {"photos": len(source.test)} | {name: float(value) for name, value in figures.items()})
+    files.write_json(path, {"photos": len(f_scores)} | {name: float(value) for name, value in figures.items()})
 
 
 if __name__ == "__main__":

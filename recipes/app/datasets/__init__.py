@@ -1,47 +1,16 @@
-"""Where images and label maps come from."""
+"""Data sets: photos with label maps to train networks, photos with instances to train detectors."""
 
-import collections
+import os
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+from common.scores import BACKGROUND, TRIMAP
 
 import numpy as np
 import tensorflow as tf
 
-
-class Source(NamedTuple):
-    """A data set before decoding: cheap elements, and a function that turns one into an image and its labels."""
-
-    class_names: tuple[str, ...]
-    train: tf.data.Dataset
-    test: tf.data.Dataset
-    decode: Callable[..., tuple[tf.Tensor, tf.Tensor]]  # to uint8 [H, W, 3] and [H, W, 1]
-    validation: tf.data.Dataset | None = None  # None: a part of train
-    validation_share: float = 0.1  # of train, in that case
-    augmented: bool = True  # whether training images are varied anew in each epoch
-
-
-class Example(NamedTuple):
-    """An image in a person's own folder, and its labels."""
-
-    image: pathlib.Path
-    where: str  # the labels, as a message names them
-    read_labels: Callable[[], np.ndarray]  # to uint8 [H, W]
-    annotations: list | None = None  # of the instances in it, coco.Annotation, if it has such
-
-
-class Layout(NamedTuple):
-    """What lies in a person's own folder."""
-
-    kind: str  # of its examples: "pairs" or "photos"
-    splits: dict[str, list[Example]]  # "train", and what the folder says of "validation", "test" and "neither"
-    place: pathlib.Path  # where the labels are
-    class_names: tuple[str, ...] | None  # None: to be found out from the labels
-    ignores: bool  # whether the label 255 is left out
-    problems: list[str]  # what would fail, or silently train wrong
-    remarks: list[str]  # harmless oddities
-    instances: collections.Counter | None = None  # of each class, if the labels are drawn from annotations
-    categories: dict[int, str] | None = None  # of the annotations, names by id
+BACKGROUND_NAME = TRIMAP[BACKGROUND]  # the class of what is no object, in every data set
 
 
 class Scene(NamedTuple):
@@ -59,12 +28,68 @@ def empty_scene(image: np.ndarray) -> Scene:
 
 
 class Dataset(NamedTuple):
-    class_names: tuple
-    splits: dict
-    decode: Callable
-    augmented: bool = True
-    categories: dict = {}
-    read_scene: Callable | None = None
-    max_instances: int = 1
-    findings: dict = {}
-    readers: dict = {}
+    """Cheap elements, such as numbers or encoded photos, and functions that turn one into a training example."""
+
+    class_names: tuple[str, ...]  # of the label maps
+    splits: dict[str, tf.data.Dataset]  # elements of "train", "validation" and "test"
+    decode: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]  # to image uint8 [H, W, 3] and class ids uint8 [H, W, 1]
+    augmented: bool = True  # whether training images are varied anew in each epoch
+    categories: dict[int, str] = {}  # noqa: RUF012  names by id, of the scenes' classes 1, 2, ...; empty: no instances
+    read_scene: Callable[[Any], Scene] | None = None  # of an element as NumPy
+    max_instances: int = 1  # in a photo
+    arrays: tuple[tf.Variable, tf.Variable] | None = None  # images and class ids; elements are places in them
+    findings: dict[str, Any] = {}  # noqa: RUF012  of the check of a folder, as JSON: spares a resumed run the check
+
+
+def decode_by(read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Callable:
+    """The `decode` of elements that are numbers; `read` gives an image, uint8 [H, W, 3], and labels, uint8 [H, W]."""
+
+    def read_with_channel(number):
+        image, label = read(number)
+        return image, label[..., np.newaxis]
+
+    def decode(number):
+        image, label = tf.numpy_function(read_with_channel, [number], [tf.uint8, tf.uint8])
+        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None, 1))
+
+    return decode
+
+
+def with_threads(pipeline: tf.data.Dataset) -> tf.data.Dataset:
+    """Gives a pipeline threads of its own, because those of TensorFlow may be just one: see device.save_memory."""
+    threads = tf.data.Options()
+    threads.threading.private_threadpool_size = os.cpu_count()
+    return pipeline.with_options(threads)
+
+
+class LabeledImage(NamedTuple):
+    """An image in a user's folder, and its labels."""
+
+    image: pathlib.Path
+    label_file: pathlib.Path  # a mask, or annotations
+    where: str  # the labels, as a message names them
+    read_label: Callable[[], np.ndarray]  # values uint8 [H, W]
+    annotations: Sequence = ()  # regions.Annotation
+
+
+class Contents(NamedTuple):
+    """What a user's folder holds, as its files say; folder.scan completes the names of the classes and what follows."""
+
+    kind: str  # of its examples: "pairs" or "photos"
+    place: pathlib.Path  # of the labels
+    files: list[pathlib.Path]  # names of classes, lists of splits, annotations
+    splits: dict[str, list[LabeledImage]]  # "train", and what is declared of "validation", "test" and "unused"
+    categories: dict[int, str]  # of annotations, names by id
+    ignores_255: bool
+    problems: list[str]  # what would fail, or silently train wrong
+    warnings: list[str]  # harmless oddities
+    class_names: tuple[str, ...] | None  # None: to be found out from the masks
+    ids: np.ndarray = np.arange(256, dtype=np.uint8)  # from the value of a label to class id or masks.IGNORED
+    left_out: Collection[int] = ()  # places in `examples` that cannot be used
+    sizes: Sequence[tuple[int, int]] = ()  # width and height of the others
+    pixels: np.ndarray = np.zeros(0, np.int64)  # of each class in their labels
+
+    @property
+    def examples(self) -> list[LabeledImage]:
+        """Those of all splits, one after the other."""
+        return [example for part in self.splits.values() for example in part]

@@ -1,40 +1,51 @@
 """--check-data: what a folder holds, and every problem in it."""
 
+import collections
 import pathlib
 
 from app.cli import InputError, print_table
-from app.datasets import folder
+from app.datasets import Contents, folder
 
 import numpy as np
 
 
-def print_findings(path: pathlib.Path) -> folder.Survey:
-    """Prints what a folder holds, with every remark and problem; returns it.
+def print_findings(path: pathlib.Path, for_instances: bool = False) -> None:
+    """Prints what a folder holds, with every warning and problem.
 
     Raises:
-      InputError: if it has problems.
+      InputError: if it has problems, or instances are needed, and it has none.
     """
-    found = folder.survey(path)
-    layout = found.layout
-    validated = f"{len(found.validation)} to validate, " if found.validation else ""
-    parts = f"{len(found.train)} to train with, {validated}{len(found.test)} to test"
-    print(f"{path}: {len(found.sizes)} {layout.kind} can be used, {parts}")
-    if found.sizes:
-        smallest, largest = (pick(found.sizes, key=np.prod) for pick in (min, max))
+    contents, _ = folder.scan(path, folder.read(path))
+    places = folder.split(contents, seed=0)
+    validated = f"{len(places['validation'])} to validate, " if "validation" in places else ""
+    parts = f"{len(places['train'])} to train with, {validated}{len(places['test'])} to test"
+    print(f"{path}: {len(contents.sizes)} {contents.kind} can be used, {parts}")
+    if contents.sizes:
+        smallest = min(contents.sizes, key=np.prod)
+        largest = max(contents.sizes, key=np.prod)
         print("sizes: {} x {} to {} x {} pixels".format(*smallest, *largest))
-        shares = found.pixels / max(1, found.pixels.sum())
-        column = "value in the masks" if layout.instances is None else "instances"
-        table = [("class", "id", column, "share of pixels")]
-        for index, (name, share) in enumerate(zip(found.class_names, shares, strict=True)):
-            values = ", ".join(map(str, np.flatnonzero(found.ids == index)))
-            if layout.instances is not None:
-                values = str(layout.instances[name]) if index or layout.instances[name] else ""
-            table.append((name, str(index), values, f"{share:.2%}"))
-        print_table(table)
-    for title, lines in (("remarks", found.remarks), ("problems", found.problems)):
+        print_table(_table(contents))
+    for title, lines in (("warnings", contents.warnings), ("problems", contents.problems)):
         print(f"{title}: {len(lines) or 'none'}")
         for line in lines:
             print(f"  {line}")
-    if found.problems:
-        raise InputError(f"--data {path}: not fit for training, problems: {len(found.problems)}; fix or remove them")
-    return found
+    if contents.problems:
+        problems = len(contents.problems)
+        raise InputError(f"--data {path}: not fit for training, problems: {problems}; fix or remove them")
+    if for_instances:
+        folder.instances(path, contents, places["train"])
+
+
+def _table(contents: Contents) -> list[tuple[str, ...]]:
+    """A row for each class, below a title."""
+    annotations = [one for example in contents.examples for one in example.annotations]
+    instances = collections.Counter(one.class_id for one in annotations if not one.is_crowd)
+    is_masks = contents.kind == "pairs"
+    table = [("class", "id", "value in the masks" if is_masks else "instances", "share of pixels")]
+    for number, (name, count) in enumerate(zip(contents.class_names, contents.pixels, strict=True)):
+        if is_masks:
+            cell = ", ".join(map(str, np.flatnonzero(contents.ids == number)))
+        else:
+            cell = str(instances[number]) if number or instances[number] else ""
+        table.append((name, str(number), cell, f"{count / max(1, contents.pixels.sum()):.2%}"))
+    return table

@@ -1,139 +1,114 @@
-"""COCO's annotation files: the instances in each photo, as boxes, masks and label maps.
+"""Folders of photos with COCO annotations, as CVAT, Label Studio, Roboflow and labelme export them.
 
-Source of the format: https://cocodataset.org/#format-data.
+    DIR/images/NAME.*   DIR/annotations.json                     any name will do if there is only one file
+    DIR/images/NAME.*   DIR/train.json, valid.json, test.json    or instances_train2017.json and the like
+    DIR/train/NAME.*    DIR/train/_annotations.coco.json         Roboflow's; valid/ and test/ too
+
+The JSON files may lie in DIR/annotations/ too, and photos in subfolders of images/. Source of the format:
+https://cocodataset.org/#format-data. pycocotools.coco.COCO reads it too, but without any check.
 """
 
 import collections
+import functools
 import json
 import os
 import pathlib
-from typing import Any, NamedTuple
+import re
+from collections.abc import Sequence
 
 from app import photos
-from app.cli import InputError, one_line
-from app.datasets import labels
+from app.cli import InputError, listed, one_line
+from app.datasets import BACKGROUND_NAME, Contents, LabeledImage, regions
+from app.datasets.masks import MOST_CLASSES
 
-import numpy as np
 from pycocotools import mask as coco_masks
 
+ROBOFLOW = "_annotations.coco.json"
+SPLIT = re.compile(r"(?:.*[\W_])?(train|val|test)(?:id|idation)?\d*", re.IGNORECASE)
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
 FIELDS = {  # what the entries of each list have to have
     "images": {"id": (int, str), "file_name": str, "width": (int, float), "height": (int, float)},
     "categories": {"id": (int, str), "name": str},
     "annotations": {"image_id": (int, str), "category_id": (int, str)},
 }
+NO_PHOTOS = {".json", ".txt"}
+MOST_ID = 2**24  # detectors return ids as float32
 MOST_PIXELS = 2**31  # in a photo
-TOLERANCE = 1.0  # pixels by which a polygon may leave its photo
 
 
-class Annotation(NamedTuple):
-    """One instance, or a crowd: several instances that are not told apart."""
-
-    category_id: int | str
-    name: str  # of the category
-    region: dict[str, Any]  # compressed run lengths, as pycocotools takes them
-    is_crowd: bool
-
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, width and height of the mask, in pixels."""
-        return tuple(coco_masks.toBbox(self.region).tolist())
-
-    def mask(self) -> np.ndarray:
-        """Bool [H, W], of the whole photo."""
-        return coco_masks.decode(self.region).view(bool)
+def find(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The annotation files in a folder; those that are called instances, if some are and others are not."""
+    patterns = (f"*/{ROBOFLOW}", "*.json", "annotations/*.json")
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if not path.name.startswith(".")]
+    return [path for path in paths if path.name.startswith("instances")] or paths
 
 
-class Photo(NamedTuple):
-    """A photo and what is annotated in it."""
-
-    image: pathlib.Path
-    size: tuple[int, int]  # width, height as the annotation file tells them
-    annotations: list[Annotation]
-
-    def label_map(self, class_ids: dict[str, int]) -> np.ndarray:
-        """The class of each pixel, uint8 [H, W]: 0 without an annotation, else that of the smallest one there.
-
-        Args:
-          class_ids: for each category's name; a crowd is 255 instead, to be ignored.
-        """
-        width, height = self.size
-        label = np.zeros((height, width), np.uint8)
-        for annotation in sorted(self.annotations, key=lambda one: coco_masks.area(one.region), reverse=True):
-            label[annotation.mask()] = labels.IGNORED if annotation.is_crowd else class_ids[annotation.name]
-        return label
-
-
-class File(NamedTuple):
-    """An annotation file."""
-
-    photos: list[Photo]  # those that can be used
-    categories: dict[int | str, str]  # names by id
-    named: set[pathlib.Path]  # the images that it names, usable or not
-    problems: list[str]  # each with the file and what it is about
-    remarks: list[str]  # harmless oddities
-
-
-def read(path: pathlib.Path, images: pathlib.Path) -> File:
-    """Reads an annotation file whose images lie in a folder, or in subfolders of it.
+def read(folder: pathlib.Path, paths: list[pathlib.Path]) -> Contents:
+    """Reads the annotation files of a folder.
 
     Raises:
-      InputError: if it is not a valid COCO file, has no categories, or none of its images exists.
+      InputError: if one of them cannot be used, or it is not clear which split it is.
     """
-    content = _content(path)
-    located, problems, remarks = _locate(path, content["images"], images)
-    categories = {}
-    for category in content["categories"]:
-        if category["id"] in categories:
-            problems.append(f"{path}: two categories have the id {category['id']!r}; keep one")
-        categories[category["id"]] = " ".join(category["name"].split())
-    by_id, spoilt = {}, set()
-    for entry, image in zip(content["images"], located, strict=True):
-        name, told, size = entry["file_name"], (int(entry["width"]), int(entry["height"])), image and photos.size(image)
-        if entry["id"] in by_id:
-            problems.append(f"{path}: two images have the id {entry['id']!r}, {name} and another one; keep one")
-        by_id[entry["id"]] = Photo(image, told, [])
-        if size and size != told:
-            turned = " when turned by its EXIF data" if size == told[::-1] else ""
-            problems.append(
-                f"{path}: {name} has {size[0]} x {size[1]} pixels{turned}, not {told[0]} x {told[1]}; annotate it anew"
-            )
-        if not image or (size and size != told):
-            spoilt.add(entry["id"])
-
-    incomplete = set()
-    for number, entry in enumerate(content["annotations"], 1):
-        where, image_id, category_id = f"annotation {entry.get('id', number)}", entry["image_id"], entry["category_id"]
-        if image_id not in by_id:
-            problems.append(f"{path}: {where}: there is no image with the id {image_id!r}")
-        if image_id not in by_id or image_id in spoilt:
-            continue
-        photo = by_id[image_id]
-        try:
-            if category_id not in categories:
-                raise ValueError(f"there is no category with the id {category_id!r}")
-            region = _region(entry.get("segmentation"), *photo.size)
-        except ValueError as error:
-            problems.append(f"{path}: {where} of {photo.image.name}: {error}")
-            incomplete.add(image_id)
-            continue
-        if _is_outside(entry.get("bbox"), *photo.size):
-            size = f"{photo.size[0]} x {photo.size[1]}"
-            box = f"a box outside of the image, {str(entry['bbox'])[:60]} in {size}; its outline is taken instead"
-            remarks.append(f"{path}: {where} of {photo.image.name}: {box}")
-        if coco_masks.area(region):
-            is_crowd = entry.get("iscrowd") in (1, "1")
-            photo.annotations.append(Annotation(category_id, categories[category_id], region, is_crowd))
-        else:
-            remarks.append(f"{path}: {where} of {photo.image.name}: it has no pixel, left out")
-
-    # Roboflow adds the name of the project as category 0, above the others.
-    above = [category.get("supercategory") for category in content["categories"]]
-    used = {entry["category_id"] for entry in content["annotations"]}
-    categories = {number: name for number, name in categories.items() if number or number in used or name not in above}
-    usable = [photo for number, photo in by_id.items() if number not in spoilt | incomplete]
-    return File(usable, categories, set(filter(None, located)), problems, remarks)
+    files = _splits(folder, paths)
+    lists_of = {split: _read_json(path) for split, path in files.items()}
+    names = {split: _names(lists) for split, lists in lists_of.items()}
+    all_names = [name for names_of_file in names.values() for name in names_of_file.values()]
+    class_names = tuple(dict.fromkeys([BACKGROUND_NAME, *all_names]))
+    if len(class_names) > MOST_CLASSES:
+        count = f"{len(class_names)} classes with the background"
+        raise InputError(f"--data {folder}: {count}; {MOST_CLASSES} are possible")
+    categories = _label_map_ids(class_names[1:], list(names.values()))
+    contents = Contents("photos", folder, paths, {}, categories, True, [], [], class_names)
+    split_of = {}
+    places = {split: _images(folder, path, split if len(files) > 1 else None) for split, path in files.items()}
+    for split, path in files.items():
+        located = _locate(contents, path, lists_of[split]["images"], places[split])
+        class_ids = {number: class_names.index(name) for number, name in names[split].items()}
+        contents.splits[split] = _examples(contents, path, lists_of[split], located, class_ids)
+        for image in sorted({image for image in located if image}):
+            other = split_of.setdefault(image.resolve(), split)
+            if other != split:
+                contents.problems.append(f"{path}: {image.name} is in {files[other].name} too; keep one of the two")
+    contents.warnings.extend(_mostly_crowds(contents))
+    for place in dict.fromkeys(places.values()):
+        for path in sorted(place.rglob("*")):
+            is_other = path.is_dir() or path.name.startswith(".") or path.suffix.lower() in NO_PHOTOS
+            if not is_other and path.resolve() not in split_of:
+                contents.warnings.append(f"{path}: not used, it is in no annotation file")
+    return contents
 
 
-def _content(path: pathlib.Path) -> dict[str, list[dict]]:
+def _splits(folder: pathlib.Path, paths: list[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """The annotation file of each split, by their names; a single one is that of "train"."""
+    if len(paths) == 1:
+        return {"train": paths[0]}
+    files = {}
+    for path in paths:
+        split = _split(path.parent.name if path.name == ROBOFLOW else path.stem)
+        if split is None or split in files:
+            names = listed([str(path.relative_to(folder)) for path in paths])
+            raise InputError(f"--data {folder}: {names}: keep one, or name them train.json, valid.json and test.json")
+        files[split] = path
+    if "train" not in files:
+        raise InputError(f"--data {folder}: there is no train.json beside {paths[0].relative_to(folder)}")
+    return {split: files[split] for split in SPLITS.values() if split in files}
+
+
+def _split(name: str) -> str | None:
+    match = SPLIT.fullmatch(name)
+    return SPLITS[match[1].lower()] if match else None
+
+
+def _images(folder: pathlib.Path, path: pathlib.Path, split: str | None) -> pathlib.Path:
+    """The folder of a file's photos: Roboflow's, a subfolder that is called like the split, or images/."""
+    if path.name == ROBOFLOW and path.parent != folder:
+        return path.parent
+    images = folder / "images" if (folder / "images").is_dir() else folder
+    own = [place for place in sorted(images.iterdir()) if split and place.is_dir() and _split(place.name) == split]
+    return own[0] if own else images
+
+
+def _read_json(path: pathlib.Path) -> dict[str, list[dict]]:
     """The lists of an annotation file, with FIELDS in each entry."""
     try:
         content = json.loads(path.read_bytes())
@@ -149,106 +124,156 @@ def _content(path: pathlib.Path) -> dict[str, list[dict]]:
             for field, kinds in fields.items():
                 value = entry.get(field) if isinstance(entry, dict) else None
                 if not isinstance(value, kinds):
-                    found = json.dumps(value)[:40]
-                    raise InputError(f"{path}: not a valid COCO file, {field} of {name}[{number}] is {found}")
+                    text = json.dumps(value)[:40]
+                    raise InputError(f"{path}: not a valid COCO file, {field} of {name}[{number}] is {text}")
     if not content["categories"]:
         raise InputError(f"{path}: its list of categories is empty; it has to name one or more")
     for number, entry in enumerate(content["images"]):
         width, height = entry["width"], entry["height"]
         if not (1 <= width < MOST_PIXELS and 1 <= height < MOST_PIXELS and width * height < MOST_PIXELS):
-            raise InputError(f"{path}: not a valid COCO file, images[{number}] has a size that cannot be")
+            raise InputError(f"{path}: not a valid COCO file, images[{number}] has an impossible size")
     return content
 
 
+def _names(lists: dict[str, list[dict]]) -> dict[int | str, str]:
+    """The name of the class for each id of a category."""
+    above = [category.get("supercategory") for category in lists["categories"]]
+    used = {annotation["category_id"] for annotation in lists["annotations"]}
+    names = {}
+    for category in lists["categories"]:
+        number = category["id"]
+        name = " ".join(category["name"].split())
+        if name.strip("_").lower() == BACKGROUND_NAME:  # labelme's script calls it _background_
+            name = BACKGROUND_NAME
+        is_project = number == 0 and number not in used and name in above  # Roboflow's name of the whole project
+        if not is_project:
+            names[number] = name
+    return names
+
+
+def _label_map_ids(names: Sequence[str], files: list[dict[int | str, str]]) -> dict[int, str]:
+    """The classes by their ids in a detector's label map: those of the files or, if not valid there, 1, 2, ..."""
+    ids = {name: number for categories in reversed(files) for number, name in categories.items()}
+    numbers = [ids[name] for name in names]
+    if len(set(numbers)) < len(numbers) or not all(isinstance(one, int) and 0 < one < MOST_ID for one in numbers):
+        numbers = range(1, len(names) + 1)
+    return dict(zip(numbers, names, strict=True))
+
+
 def _locate(
-    path: pathlib.Path, entries: list[dict], images: pathlib.Path
-) -> tuple[list[pathlib.Path | None], list[str], list[str]]:
-    """The image of each entry, None if there is none; the problems and the remarks.
+    contents: Contents, path: pathlib.Path, entries: list[dict], images: pathlib.Path
+) -> list[pathlib.Path | None]:
+    """The image of each entry, None if there is none.
 
     A name is that of a file in the folder; if it is not there, that of the only file of this name in a subfolder.
     """
-    by_path, by_name = {}, collections.defaultdict(list)
+    by_path = {}
+    by_name = collections.defaultdict(list)
     for place, _, files in os.walk(images, followlinks=True):
         for file in map(pathlib.Path(place).joinpath, sorted(files)):
             by_path[file.relative_to(images).parts] = file
             by_name[file.name].append(file)
     names = [pathlib.PurePosixPath(entry["file_name"].replace("\\", "/")) for entry in entries]
-    problems, remarks, owners = [], [], {}
-    located = [
-        by_path.get(name.parts) or (by_path.get(name.parts[1:]) if name.parts[:1] == (images.name,) else None)
-        for name in names
-    ]
-    claimed = {image for image in located if image}
+    located = []
+    for name in names:
+        below = name.parts[1:] if name.parts[:1] == (images.name,) else ()
+        located.append(by_path.get(name.parts) or by_path.get(below))
+    claimed = set(located)
+    owners = {}
     for index, name in enumerate(names):
-        found = [image for image in by_name[name.name] if image not in claimed]
-        if located[index] is None and len(found) > 1:
-            problems.append(f"{path}: {name} may be {' or '.join(map(str, found))}; rename one of them")
-        elif located[index] is None and found:
-            (located[index],) = found
-        image = located[index]
-        if image is None and len(found) < 2:
-            remarks.append(f"{path}: {name} is not in {images}, left out")
-        elif image and owners.setdefault(image.resolve(), index) != index:
-            both = "two images are named" if names[owners[image.resolve()]] == name else "two images are the same file,"
-            problems.append(f"{path}: {both} {name}; keep one")
+        if located[index] is None:
+            candidates = [image for image in by_name[name.name] if image not in claimed]
+            if len(candidates) > 1:
+                contents.problems.append(
+                    f"{path}: {name} may be {' or '.join(map(str, candidates))}; rename one of them"
+                )
+                continue
+            if not candidates:
+                contents.warnings.append(f"{path}: {name} is not in {images}, left out")
+                continue
+            located[index] = candidates[0]
+        owner = owners.setdefault(located[index].resolve(), name)
+        if owner is not name:
+            both = "two images are named" if owner == name else "two images are the same file,"
+            contents.problems.append(f"{path}: {both} {name}; keep one")
+    if not names:
+        raise InputError(f"{path}: it has no images")
     if not any(located):
-        missing = (
-            f"none of its {len(names)} images is in {images}, not even {names[0]}" if names else "it has no images"
-        )
-        raise InputError(f"{path}: {missing}")
-    return located, problems, remarks
+        raise InputError(f"{path}: none of its {len(names)} images is in {images}, not even {names[0]}")
+    return located
 
 
-def _region(outline: Any, width: int, height: int) -> dict[str, Any]:
-    """The "segmentation" of an annotation as compressed run lengths; raises ValueError if it does not fit the image."""
-    if isinstance(outline, dict):
-        counts, size = outline.get("counts"), outline.get("size")
-        if size != [height, width]:
-            raise ValueError(f"its mask has another size than the image, {height} x {width}")
-        runs = _run_lengths(counts) if isinstance(counts, str) else counts
-        if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
-            raise ValueError("its mask is damaged")
-        if sum(runs) != width * height:
-            raise ValueError("its mask has another number of pixels than the image")
-        return coco_masks.frPyObjects({"counts": runs, "size": size}, height, width)
-    if not outline or not isinstance(outline, list):
-        raise ValueError("it has neither a polygon nor a mask")
-    for polygon in outline:
-        if not isinstance(polygon, list) or not all(isinstance(value, int | float) for value in polygon):
-            raise ValueError("a polygon has to be a list of numbers")
-        if len(polygon) % 2 or len(polygon) < 6:
-            raise ValueError(f"a polygon of {len(polygon) / 2:g} points; it needs three or more")
-        for values, limit in ((polygon[::2], width), (polygon[1::2], height)):
-            wrong = [value for value in values if not -TOLERANCE <= value <= limit + TOLERANCE]
-            if wrong:
-                raise ValueError(f"a polygon outside of the image: {str(wrong[0])[:20]} is not in 0 to {limit}")
-    return coco_masks.merge(coco_masks.frPyObjects(outline, height, width))
+def _examples(
+    contents: Contents,
+    path: pathlib.Path,
+    lists: dict[str, list[dict]],
+    located: list[pathlib.Path | None],
+    class_ids: dict[int | str, int],  # of the categories, by their ids
+) -> list[LabeledImage]:
+    """The photos of an annotation file that can be used."""
+    problems = contents.problems
+    for name in ("images", "categories"):
+        counts = collections.Counter(entry["id"] for entry in lists[name])
+        problems += [f"{path}: two {name} have the id {number!r}; keep one" for number, n in counts.items() if n > 1]
+    annotations_of = {entry["id"]: [] for entry in lists["images"]}
+    for position, entry in enumerate(lists["annotations"], 1):
+        entry = {"id": position, **entry}
+        if entry["image_id"] in annotations_of:
+            annotations_of[entry["image_id"]].append(entry)
+        else:
+            missing = f"there is no image with the id {entry['image_id']!r}"
+            problems.append(f"{path}: annotation {entry['id']}: {missing}")
+
+    examples = []
+    for entry, image in zip(lists["images"], located, strict=True):
+        if image is None:
+            continue
+        size = int(entry["width"]), int(entry["height"])
+        actual = photos.size(image)
+        if actual not in (None, size):  # None: it cannot be read, which the scan reports
+            turned = " when turned by its EXIF data" if actual == size[::-1] else ""
+            sizes = f"{actual[0]} x {actual[1]} pixels{turned}, not {size[0]} x {size[1]}"
+            problems.append(f"{path}: {entry['file_name']} has {sizes}; annotate it anew")
+            continue
+        annotations = []
+        errors = []
+        for one in annotations_of[entry["id"]]:
+            where = f"{path}: annotation {one['id']} of {image.name}"
+            try:
+                annotations += _annotation(where, one, size, class_ids, contents.warnings)
+            except ValueError as error:
+                errors.append(f"{where}: {error}")
+        problems += errors
+        if not errors:
+            read_label = functools.partial(regions.label_map, size, annotations)
+            examples.append(LabeledImage(image, path, f"{path}: {image.name}", read_label, annotations))
+    return examples
 
 
-def _is_outside(box: Any, width: int, height: int) -> bool:
-    """Whether a "bbox" leaves its image."""
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)):
-        return False
-    x, y, w, h = box
-    return min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE
+def _annotation(
+    where: str, entry: dict, size: tuple[int, int], class_ids: dict[int | str, int], warnings: list[str]
+) -> list[regions.Annotation]:
+    """The annotation of an entry, none if it has no pixel; raises ValueError if it is not valid."""
+    if entry["category_id"] not in class_ids:
+        raise ValueError(f"there is no category with the id {entry['category_id']!r}")
+    region = regions.read(entry.get("segmentation"), *size)
+    if regions.is_outside(entry.get("bbox"), *size):
+        box = f"{str(entry['bbox'])[:60]} in {size[0]} x {size[1]}"
+        warnings.append(f"{where}: a box outside of the image, {box}; its outline is taken instead")
+    if not coco_masks.area(region):
+        warnings.append(f"{where}: it has no pixel, left out")
+        return []
+    return [regions.Annotation(class_ids[entry["category_id"]], region, entry.get("iscrowd") in (1, "1"))]
 
 
-def _run_lengths(encoded: str) -> list[int]:
-    """Decodes compressed run lengths, which pycocotools would read without any check; raises ValueError.
-
-    A character holds six bits: five of a number, the lowest first, and whether the number goes on. From the fourth
-    number on they are differences to the last but one. Source: rleToString in pycocotools' maskApi.c.
-    """
-    runs, value, bits = [], 0, 0
-    for character in encoded:
-        code = ord(character) - ord("0")
-        if not 0 <= code < 64:
-            raise ValueError("its mask is damaged")
-        value, bits = value | (code & 31) << bits, bits + 5
-        if not code & 32:
-            signed = value - (1 << bits) if code & 16 else value
-            runs.append(signed + (runs[-2] if len(runs) > 2 else 0))
-            value, bits = 0, 0
-    if bits:
-        raise ValueError("its mask is damaged")
-    return runs
+def _mostly_crowds(contents: Contents) -> list[str]:
+    """A warning for each class of which most annotations are crowds."""
+    annotations = [annotation for example in contents.examples for annotation in example.annotations]
+    counts = collections.Counter(annotation.class_id for annotation in annotations)
+    crowds = collections.Counter(annotation.class_id for annotation in annotations if annotation.is_crowd)
+    hint = 'are crowds, which are ignored; masks painted in CVAT are exported so: write "iscrowd": 0'
+    return [
+        f"{contents.place}: {count} of {counts[number]} annotations of {contents.class_names[number]} {hint}"
+        for number, count in crowds.items()
+        if 2 * count > counts[number]
+    ]

@@ -1,74 +1,86 @@
 """Loads the data set that --data names."""
 
-import os
+import functools
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from app.cli import InputError
-from app.datasets import folder, pets, synthetic
-from common import data as pipelines_
+from app.datasets import Dataset, Scene, folder, pets, synthetic, with_threads
+from common import data as common_data
 
+import numpy as np
 import tensorflow as tf
 
-NAMES = (pets.NAME, "synthetic")
+
+def load(
+    name: str,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    findings: dict[str, Any] | None = None,
+    for_instances: bool = False,
+) -> Dataset:
+    """Loads a data set by its name.
+
+    Args:
+      name: oxford_iiit_pet, synthetic, or a folder as in masks.py and coco.py.
+      seed: fixes the validation images (a tenth, unless a folder names them).
+      limit: at most this many images of each split.
+      data_dir: where tensorflow-datasets keeps its data; None for its default.
+      image_size: side in pixels: synthetic images are drawn, and a folder's photos kept in memory, at this size.
+      findings: those of an interrupted run on the same folder, which is not checked again.
+      for_instances: whether a detector is to be trained, which needs instances.
+    Raises:
+      InputError: for an unknown name, data that is missing and cannot be downloaded, or a folder with problems.
+    """
+    if name == pets.NAME:
+        dataset = pets.load(data_dir, seed)
+    elif name == synthetic.NAME and not for_instances:
+        dataset = synthetic.load(image_size, seed)
+    elif pathlib.Path(name).is_dir():
+        kept_size = None if limit or for_instances else image_size
+        dataset = folder.load(pathlib.Path(name), seed, kept_size, findings, for_instances)
+    else:
+        names = pets.NAME if for_instances else f"{pets.NAME}, {synthetic.NAME}"
+        raise InputError(f"--data {name}: no such data set or folder; choose {names} or a folder")
+    if limit:
+        dataset = dataset._replace(splits={split: part.take(limit) for split, part in dataset.splits.items()})
+    return dataset
+
+
+def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> common_data.Data:
+    """Builds the pipelines of a data set, at `image_size` pixels a side; the seed fixes order and augmentation."""
+    decoded = {
+        split: with_threads(part.map(dataset.decode, num_parallel_calls=tf.data.AUTOTUNE))
+        for split, part in dataset.splits.items()
+    }
+    options = {"batch_size": batch_size, "seed": seed, "augmented": dataset.augmented}
+    if dataset.arrays:
+        images, labels = dataset.arrays
+        places = {split: np.array(list(part.as_numpy_iterator())) for split, part in dataset.splits.items()}
+        if places["test"].max() < images.shape[0]:
+            test = tf.data.Dataset.from_tensor_slices(places["test"])
+            test = test.map(lambda place: (tf.gather(images, place), tf.gather(labels, place)))
+        else:
+            test = common_data.resized(decoded["test"], image_size)
+        train, validation = places["train"], places["validation"]
+        data = common_data.from_arrays(images, labels, train, validation, test, dataset.class_names, **options)
+    else:
+        data = common_data.from_datasets(**decoded, class_names=dataset.class_names, image_size=image_size, **options)
+    return data._replace(train_from=lambda step: with_threads(data.train_from(step)))
 
 
 def load_data(
     data: str, image_size: int, batch_size: int, *, seed: int = 0, limit: int | None = None, data_dir: str | None = None
-) -> pipelines_.Data:
-    """Builds the pipelines of a data set.
-
-    Args:
-      data: one of NAMES, or a folder as in folder.py.
-      image_size: side in pixels to which images and labels are resized.
-      batch_size: images in a batch.
-      seed: fixes the validation images (a tenth, unless a folder names them), the order and the augmentation.
-      limit: at most this many images of each split.
-      data_dir: where tensorflow-datasets keeps its data; None for its default.
-    Raises:
-      InputError: for an unknown name, data that is missing and cannot be downloaded, or a folder with problems.
-    """
-    if data == pets.NAME:
-        source = pets.source(data_dir)
-    elif data == "synthetic":
-        source = synthetic.source(image_size, seed)
-    elif pathlib.Path(data).is_dir():
-        source = folder.source(pathlib.Path(data), seed)
-    else:
-        raise InputError(f"--data {data}: no such data set or folder; choose {', '.join(NAMES)} or a folder")
-    if source.validation:
-        splits = [source.train, source.validation, source.test]
-    else:
-        splits = [*pipelines_.split(source.train, source.validation_share, seed), source.test]
-    if limit:
-        splits = [examples.take(limit) for examples in splits]
-    threads = tf.data.Options()  # of its own, because those of TensorFlow may be just one: see device.save_memory
-    threads.threading.private_threadpool_size = os.cpu_count()
-    train, validation, test = (
-        examples.map(source.decode, num_parallel_calls=tf.data.AUTOTUNE).with_options(threads) for examples in splits
-    )
-    options = {"image_size": image_size, "batch_size": batch_size, "seed": seed, "augmented": source.augmented}
-    data = pipelines_.from_datasets(train, validation, test, source.class_names, **options)
-    return data._replace(train_from=lambda step: data.train_from(step).with_options(threads))
+) -> common_data.Data:
+    """Loads a data set, and builds its pipelines."""
+    dataset = load(data, seed=seed, limit=limit, data_dir=data_dir, image_size=image_size)
+    return pipelines(dataset, image_size, batch_size, seed)
 
 
-from app.datasets import Dataset
-
-
-def load(name, *, seed=0, limit=None, data_dir=None, image_size=None, findings=None, for_instances=False):
-    if for_instances:
-        from app.detect import sources
-
-        s = sources.load(name, data_dir, seed, limit)
-        r = {"train": s.train, "validation": s.validation, "test": s.test}
-        return Dataset((), r, None, categories=s.categories, max_instances=s.most_instances, readers=r)
-    global _o
-    _o = dict(seed=seed, limit=limit, data_dir=data_dir)
-    return Dataset((name,), {}, None)
-
-
-def pipelines(dataset, image_size, batch_size, seed):
-    return load_data(dataset.class_names[0], image_size, batch_size, **_o)
-
-
-def scenes(dataset, split):
-    return dataset.readers[split]
+def scenes(dataset: Dataset, split: str) -> list[Callable[[], Scene]]:
+    """Functions that read the scenes of a split."""
+    return [functools.partial(dataset.read_scene, element) for element in dataset.splits[split].as_numpy_iterator()]

@@ -6,15 +6,19 @@ import sys
 
 from app import download
 from app.cli import InputError, one_line
-from app.datasets import Source
-from common.scores import TRIMAP
+from app.datasets import Dataset, Scene, empty_scene
+from common import data
+from common.scores import BACKGROUND, PET, TRIMAP
 
+import cv2
+import numpy as np
 import requests
 
 NAME = "oxford_iiit_pet"
+CATEGORIES = {17: "cat", 18: "dog"}  # as in COCO's label map
 
 
-def source(data_dir: str | None) -> Source:
+def load(data_dir: str | None, seed: int) -> Dataset:
     """Oxford-IIIT Pet (Parkhi et al., CVPR 2012): 3,680 photos for training and 3,669 for the test, with trimaps.
 
     Raises:
@@ -35,12 +39,39 @@ def source(data_dir: str | None) -> Source:
         ) from error
     features = builder.info.features
 
-    def decode(example):
-        image = features["image"].decode_example(example["image"])
-        trimap = features["segmentation_mask"].decode_example(example["segmentation_mask"])
+    def decode(element):
+        image = features["image"].decode_example(element["image"])
+        trimap = features["segmentation_mask"].decode_example(element["segmentation_mask"])
         return image, trimap - 1  # 1 = pet, 2 = background, 3 = border: the order of TRIMAP
 
-    return Source(TRIMAP, train, test, decode)
+    def read_scene(element):
+        image, label = decode(element)
+        return scene(image.numpy(), label.numpy()[..., 0], is_cat=element["species"] == 0)
+
+    train, validation = data.split(train, seed=seed)
+    splits = {"train": train, "validation": validation, "test": test}
+    return Dataset(TRIMAP, splits, decode, categories=CATEGORIES, read_scene=read_scene)
+
+
+def scene(image: np.ndarray, trimap: np.ndarray, is_cat: bool) -> Scene:
+    """A photo of one pet, a cat or else a dog.
+
+    Args:
+      image: uint8 [H, W, 3].
+      trimap: class ids of TRIMAP, uint8 [H, W].
+    """
+    if not (trimap == PET).any():
+        return empty_scene(image)
+    return Scene(image, np.array([1 if is_cat else 2], np.int32), inside_outline(trimap)[np.newaxis])
+
+
+def inside_outline(trimap: np.ndarray) -> np.ndarray:
+    """The pixels of a trimap, uint8 [H, W], that are closer to the pet than to the background: bool [H, W]."""
+    if not (trimap == BACKGROUND).any():
+        return np.ones(trimap.shape, bool)
+    to_pet = cv2.distanceTransform((trimap != PET).astype(np.uint8), cv2.DIST_L2, 5)
+    to_background = cv2.distanceTransform((trimap != BACKGROUND).astype(np.uint8), cv2.DIST_L2, 5)
+    return to_pet < to_background
 
 
 def _download(builder) -> None:

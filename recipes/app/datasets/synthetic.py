@@ -6,63 +6,56 @@ covered with fur and shaded. Most backgrounds have clutter in the same fur and c
 threshold does not get far: a network has to learn shapes.
 """
 
-from app.datasets import Source
+from app.datasets import Dataset, decode_by
+from common import data
 from common.scores import BACKGROUND, BORDER, PET, TRIMAP
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
+NAME = "synthetic"
 COUNTS = {"train": 1600, "test": 400}
-SPLITS = tuple(COUNTS)
-
-COATS = np.array(  # RGB of common coats: ginger, black, grey, white, brown, cream, chestnut, fawn
-    [(198, 120, 56), (46, 42, 44), (128, 128, 134), (226, 222, 214), (104, 70, 46), (222, 196, 152), (142, 74, 44),
-     (186, 148, 108)],
-    np.float32,
-)  # fmt: skip
-SCENES = np.array(  # RGB of grass, sky, wood, carpet, wall, concrete, night
-    [(92, 128, 62), (150, 182, 210), (150, 108, 70), (140, 66, 62), (206, 198, 182), (132, 132, 130), (52, 56, 76)],
-    np.float32,
-)
-BORDER_WIDTH = 0.037  # of the image's side; gives the border its share in Oxford-IIIT Pet, 12 %
+# RGB of common coats: ginger, black, grey, white, brown, cream, chestnut, fawn
+COATS = np.float32(list(bytes.fromhex("c67838 2e2a2c 808086 e2ded6 68462e dec498 8e4a2c ba946c"))).reshape(-1, 3)
+# RGB of grass, sky, wood, carpet, wall, concrete, night
+SCENES = np.float32(list(bytes.fromhex("5c803e 96b6d2 966c46 8c423e cec6b6 848482 34384c"))).reshape(-1, 3)
+BORDER_WIDTH = 0.037  # of the image's side; the border then covers as much as in Oxford-IIIT Pet, 12 %
 SUBPIXEL = 4  # OpenCV draws at 1/2**4 of a pixel
 
 
-def source(image_size: int, seed: int) -> Source:
+def load(image_size: int, seed: int) -> Dataset:
     """The data set: pictures drawn on the fly, at the size that is asked for."""
+    count = COUNTS["train"]
 
-    def numbered(split):
-        return tf.data.Dataset.range(COUNTS[split]).map(lambda index: {"index": index, "split": split})
+    def read(number):
+        split, index = ("train", number) if number < count else ("test", number - count)
+        return draw(int(index), split, seed, image_size)
 
-    def draw_numbered(index, split):
-        image, label = draw(int(index), split.decode(), seed, image_size)
-        return image, label[..., np.newaxis]
-
-    def decode(element):
-        image, label = tf.numpy_function(draw_numbered, [element["index"], element["split"]], [tf.uint8, tf.uint8])
-        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(label, (None, None, 1))
-
+    train, validation = data.split(tf.data.Dataset.range(count), seed=seed)
+    test = tf.data.Dataset.range(count, count + COUNTS["test"])
+    splits = {"train": train, "validation": validation, "test": test}
     # The drawings vary by themselves. A short training, as of the demo, learns faster without further variation.
-    return Source(TRIMAP, numbered("train"), numbered("test"), decode, augmented=False)
+    return Dataset(TRIMAP, splits, decode_by(read), augmented=False)
 
 
 def draw(index: int, split: str = "train", seed: int = 0, image_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one picture and its label map.
+    """Draws a picture, uint8 [image_size, image_size, 3], and its label map, uint8 [image_size, image_size], of TRIMAP.
 
-    Returns:
-      image: uint8 [image_size, image_size, 3], RGB, 0..255.
-      label: uint8 [image_size, image_size]; 0 = pet, 1 = background, 2 = border (see TRIMAP).
-    Raises:
-      ValueError: for an unknown split.
+    Raises ValueError for an unknown split.
     """
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    rng = np.random.default_rng([seed, list(COUNTS).index(split), index])
     scene, fur, coat = _surroundings(rng, image_size)
-    pet = Pet(rng, image_size, fur, coat)
-    rng.choice([pet.side_view, pet.sitting, pet.portrait])()
-
-    alpha = pet.alpha[..., None] * np.float32(1 / 255)
-    image = scene + alpha * (_shade(pet.image, pet.alpha) - scene)
+    is_cat = rng.random() < 0.5
+    pet = Drawing(
+        fur,
+        scale=image_size * rng.uniform(0.38, 0.62),
+        angle=rng.normal(0, 12),
+        side=rng.choice([-1, 1]),  # which way it looks
+        origin=image_size * (0.5 + rng.uniform(-0.12, 0.12, 2)),
+    )
+    rng.choice([_side_view, _sitting, _portrait])(rng, pet, is_cat, coat)
+    image = pet.onto(scene)
     light = cv2.resize(rng.uniform(0.75, 1.2, (2, 2)).astype(np.float32), (image_size, image_size))
     image = image * light[..., None] + _noise(rng, image_size, image_size, amplitude=rng.uniform(1, 8))
     return np.clip(image, 0, 255).astype(np.uint8), _trimap(pet.alpha)
@@ -74,12 +67,12 @@ def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
     return np.clip(scene + _noise(rng, image_size, image_size, amplitude=rng.uniform(1, 8)), 0, 255).astype(np.uint8)
 
 
-def _surroundings(rng, image_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _surroundings(rng, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A background with clutter, and the fur and the coat that the clutter has in common with the pet."""
     coat = COATS[rng.integers(len(COATS))] * rng.uniform(0.8, 1.15) + rng.uniform(-12, 12, 3)
     second_coat = COATS[rng.integers(len(COATS))] if rng.random() < 0.6 else coat * rng.uniform(0.6, 0.9)
-    fur = _fur(rng, image_size, coat, second_coat)
-    scene = _scene(rng, image_size)
+    fur = _fur(rng, size, coat, second_coat)
+    scene = _scene(rng, size)
     for _ in range(rng.integers(0, 3)):
         scene = _add_clutter(rng, scene, fur)
     return scene, fur, coat
@@ -144,154 +137,145 @@ def _scene(rng, size: int) -> np.ndarray:
 def _add_clutter(rng, scene: np.ndarray, fur: np.ndarray) -> np.ndarray:
     """Adds a cushion, box or rope in the pet's own fur (shifted and tinted) to the scene."""
     size = len(scene)
-    shape = np.zeros((size, size), np.uint8)
+    clutter = Drawing(fur)
     center = rng.uniform(-0.05, 1.05, 2) * size
     radius = rng.uniform(0.05, 0.14) * size
     kind = rng.integers(3)
     if kind == 0:
-        axes = (radius, radius * rng.uniform(0.5, 1))
-        _ellipse(shape, center, axes, rng.uniform(0, 180), 255)
+        clutter.oval(center, (radius, radius * rng.uniform(0.5, 1)), rng.uniform(0, 180))
     elif kind == 1:
-        box = cv2.boxPoints((center.tolist(), (2 * radius, radius * rng.uniform(0.6, 2)), rng.uniform(0, 90)))
-        _polygon(shape, box, 255)
+        sides = 2 * radius, radius * rng.uniform(0.6, 2)
+        clutter.polygon(cv2.boxPoints((center.tolist(), sides, rng.uniform(0, 90))))
     else:
         rope = center + np.cumsum(rng.normal(0, 0.06 * size, (5, 2)), axis=0)
-        _curve(shape, rope, rng.uniform(0.02, 0.06) * size, 255)
-    alpha = shape[..., None] * np.float32(1 / 255)
-    stuff = np.roll(fur, rng.integers(size, size=2), axis=(0, 1)) * np.float32(rng.uniform(0.85, 1.15))
-    return scene + alpha * (_shade(stuff, shape) - scene)
+        clutter.curve(rope, rng.uniform(0.02, 0.06) * size)
+    clutter.image = np.roll(fur, rng.integers(size, size=2), axis=(0, 1)) * np.float32(rng.uniform(0.85, 1.15))
+    return clutter.onto(scene)
 
 
-def _shade(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Darkens a shape towards its outline, so it looks round."""
-    depth = cv2.distanceTransform((alpha > 127).astype(np.uint8), cv2.DIST_L2, 3)
-    return image * (0.72 + 0.28 * np.minimum(1, depth / (0.09 * len(alpha))))[..., None].astype(np.float32)
+class Drawing:
+    """A shape on a square canvas: its texture `image`, float32 [size, size, 3], and `alpha`, uint8 [size, size].
+
+    It is drawn in coordinates of its own, x to the right and y down, which are mirrored (if `side` is -1), rotated,
+    scaled and moved. The poses of pets lie in a square of -1..1.
+    """
+
+    def __init__(self, texture: np.ndarray, scale: float = 1.0, angle: float = 0.0, side: int = 1, origin=(0.0, 0.0)):
+        self.image = texture.copy()
+        self.alpha = np.zeros(texture.shape[:2], np.uint8)
+        self.scale = scale
+        self.angle = angle
+        self.side = side
+        self.origin = origin
+        cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+        self.matrix = scale * np.array([[cos, -sin], [sin, cos]]) @ np.diag([side, 1.0])
+
+    def _place(self, points) -> np.ndarray:
+        return _fixed(np.asarray(points, np.float64) @ self.matrix.T + self.origin)
+
+    def oval(self, center, axes, angle: float = 0.0, color=None) -> None:
+        """Adds an ellipse to the shape or, if a color is given, paints it on the texture."""
+        canvas = self.alpha if color is None else self.image
+        color = 255 if color is None else np.asarray(color, float).tolist()
+        axes = _fixed(np.maximum(np.multiply(axes, self.scale), 0.5)).tolist()
+        turned = float(self.angle + self.side * angle)
+        cv2.ellipse(canvas, self._place(center).tolist(), axes, turned, 0, 360, color, -1, cv2.LINE_AA, SUBPIXEL)
+
+    def polygon(self, points, color=None) -> None:
+        canvas = self.alpha if color is None else self.image
+        color = 255 if color is None else color
+        cv2.fillPoly(canvas, [self._place(points)], color, cv2.LINE_AA, SUBPIXEL)
+
+    def curve(self, points, width: float) -> None:
+        """A thick curve with round ends through the points."""
+        width = max(1, round(width * self.scale))
+        cv2.polylines(self.alpha, [self._place(points)], False, 255, width, cv2.LINE_AA, SUBPIXEL)
+
+    def onto(self, scene: np.ndarray) -> np.ndarray:
+        """The scene with this shape on it, which is darker towards its outline, so it looks round."""
+        depth = cv2.distanceTransform((self.alpha > 127).astype(np.uint8), cv2.DIST_L2, 3)
+        shade = 0.72 + 0.28 * np.minimum(1, depth / (0.09 * len(self.alpha)))
+        alpha = self.alpha[..., None] * np.float32(1 / 255)
+        return scene + alpha * (self.image * shade[..., None].astype(np.float32) - scene)
 
 
 def _fixed(points) -> np.ndarray:
-    return np.round(np.asarray(points, np.float64) * 2**SUBPIXEL).astype(np.int32)
+    return np.round(points * 2**SUBPIXEL).astype(np.int32)
 
 
-def _ellipse(canvas, center, axes, angle, color):
-    center, axes = (tuple(_fixed(v).tolist()) for v in (center, np.maximum(axes, 0.5)))
-    cv2.ellipse(canvas, center, axes, float(angle), 0, 360, color, -1, cv2.LINE_AA, SUBPIXEL)
+def _side_view(rng, pet: Drawing, is_cat: bool, coat: np.ndarray) -> None:
+    """Standing or walking, seen from the side."""
+    length, height = rng.uniform(0.5, 0.66), rng.uniform(0.24, 0.34)
+    ground = rng.uniform(0.5, 0.65) if is_cat else rng.uniform(0.55, 0.8)
+    pet.oval((0, 0), (length, height), rng.uniform(-6, 6))
+    for x in (-0.8, -0.62, 0.6, 0.78):
+        foot = x * length + rng.uniform(-0.14, 0.14)
+        leg = [(x * length, 0.05), (x * length, 0.35), (foot, ground), (foot + 0.06, ground)]
+        pet.curve(leg, rng.uniform(0.12, 0.18))
+    _tail(rng, pet, (-length, -0.05))
+    head = np.array((length + rng.uniform(0.02, 0.16), -height - rng.uniform(0.02, 0.25)))
+    pet.curve([(0.6 * length, -0.05), head], 2 * rng.uniform(0.15, 0.2))
+    _head(rng, pet, is_cat, coat, head, rng.uniform(0.24, 0.3), profile=True)
 
 
-def _polygon(canvas, points, color):
-    cv2.fillPoly(canvas, [_fixed(points)], color, cv2.LINE_AA, SUBPIXEL)
+def _sitting(rng, pet: Drawing, is_cat: bool, coat: np.ndarray) -> None:
+    """Sitting, seen from the front."""
+    width = rng.uniform(0.36, 0.48)
+    pet.oval((0, 0.35), (width, 0.52))
+    pet.oval((0, -0.1), (0.8 * width, 0.36))
+    for x in (-0.45, 0.45):
+        pet.curve([(x * width, 0.1), (x * width, 0.85)], rng.uniform(0.15, 0.22))
+        pet.oval((2.0 * x * width, 0.78), (0.24, 0.14))
+    _tail(rng, pet, (-width, 0.7))
+    _head(rng, pet, is_cat, coat, np.array((rng.uniform(-0.1, 0.1), -0.55)), rng.uniform(0.3, 0.38))
 
 
-def _curve(canvas, points, width, color):
-    cv2.polylines(canvas, [_fixed(points)], False, color, max(1, round(width)), cv2.LINE_AA, SUBPIXEL)
+def _portrait(rng, pet: Drawing, is_cat: bool, coat: np.ndarray) -> None:
+    """Head and shoulders, close up, as in many photos of pets."""
+    pet.origin += (0, 0.12 * pet.scale)
+    pet.curve([(0, 0.1), (0, 1.0)], 0.75)
+    pet.oval((0, 1.15), (rng.uniform(0.75, 1.0), 0.7))
+    _head(rng, pet, is_cat, coat, np.array((0.0, -0.15)), rng.uniform(0.5, 0.6))
 
 
-class Pet:
-    """A pet on its own canvas: `image` float32 [size, size, 3] and `alpha` uint8 [size, size].
+def _tail(rng, pet: Drawing, root) -> None:
+    turns = np.radians(np.cumsum(rng.normal(0, 28, 7)) + rng.uniform(140, 260))
+    steps = rng.uniform(0.08, 0.13) * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    pet.curve(np.vstack([root, root + np.cumsum(steps, axis=0)]), rng.uniform(0.07, 0.14))
 
-    Poses are drawn in a square of -1..1 (x to the right, y down), which `_place` rotates, scales and moves.
-    """
 
-    def __init__(self, rng, size: int, fur: np.ndarray, coat: np.ndarray):
-        self.rng, self.coat, self.is_cat = rng, coat, rng.random() < 0.5
-        self.image, self.alpha = fur.copy(), np.zeros((size, size), np.uint8)
-        self.scale = size * rng.uniform(0.38, 0.62)
-        self.angle = rng.normal(0, 12)
-        self.side = rng.choice([-1, 1])  # which way it looks
-        cos, sin = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
-        self.matrix = self.scale * np.array([[cos, -sin], [sin, cos]]) @ np.diag([self.side, 1.0])
-        self.origin = size * (0.5 + rng.uniform(-0.12, 0.12, 2))
+def _head(rng, pet: Drawing, is_cat: bool, coat: np.ndarray, center, radius: float, profile: bool = False) -> None:
+    dark = (24, 20, 22)
+    pale = np.clip(coat * 0.5 + 120, 0, 255)
+    at = lambda x, y: center + radius * np.array((x, y))  # noqa: E731
 
-    def _place(self, points) -> np.ndarray:
-        return np.asarray(points, np.float64) @ self.matrix.T + self.origin
+    pet.oval(center, (radius, radius * rng.uniform(0.82, 0.95)))
+    is_pointed = is_cat or rng.random() < 0.4
+    for side in (-1, 1):
+        _ear(rng, pet, at, radius, side, is_pointed)
+    look = 0.35 if profile else rng.uniform(-0.12, 0.12)
+    if is_cat:
+        pet.oval(at(look, 0.38), (radius * 0.34, radius * 0.24), color=pale)
+        pet.oval(at(look, 0.24), (radius * 0.09, radius * 0.07), color=(206, 140, 136))
+    else:  # a muzzle, which sticks out in profile
+        reach = 0.75 if profile else 0.0
+        pet.oval(at(look + reach, 0.3), (radius * rng.uniform(0.42, 0.6), radius * 0.36))
+        pet.oval(at(look + reach, 0.32), (radius * 0.36, radius * 0.28), color=pale)
+        pet.oval(at(look + 1.3 * reach, 0.18), (radius * 0.15, radius * 0.11), color=dark)
+    iris = rng.uniform((70, 90, 40), (220, 190, 110)) if is_cat else (70, 44, 26)
+    for side in (-1, 1):
+        eye = at(look + 0.38 * side, -0.12)
+        pet.oval(eye, (radius * 0.15, radius * 0.13), color=iris)
+        pet.oval(eye, (radius * (0.05 if is_cat else 0.09), radius * 0.11), color=dark)
 
-    def oval(self, center, axes, angle=0.0, color=None):
-        """A filled ellipse: silhouette and fur if color is None, otherwise paint on the silhouette."""
-        canvas, color = (self.alpha, 255) if color is None else (self.image, tuple(map(float, color)))
-        turned = self.angle + self.side * angle
-        _ellipse(canvas, self._place(center), np.multiply(axes, self.scale), turned, color)
 
-    def shape(self, points, color=None):
-        canvas, color = (self.alpha, 255) if color is None else (self.image, tuple(map(float, color)))
-        _polygon(canvas, self._place(points), color)
-
-    def limb(self, points, width):
-        """A thick curve with round ends through the points."""
-        _curve(self.alpha, self._place(points), width * self.scale, 255)
-
-    def side_view(self):
-        """Standing or walking, seen from the side."""
-        rng = self.rng
-        length, height = rng.uniform(0.5, 0.66), rng.uniform(0.24, 0.34)
-        ground = rng.uniform(0.55, 0.8) if not self.is_cat else rng.uniform(0.5, 0.65)
-        self.oval((0, 0), (length, height), rng.uniform(-6, 6))
-        for x in (-0.8, -0.62, 0.6, 0.78):
-            foot = x * length + rng.uniform(-0.14, 0.14)
-            self.limb([(x * length, 0.05), (x * length, 0.35), (foot, ground), (foot + 0.06, ground)],
-                      rng.uniform(0.12, 0.18))  # fmt: skip
-        self._tail((-length, -0.05))
-        head = np.array((length + rng.uniform(0.02, 0.16), -height - rng.uniform(0.02, 0.25)))
-        self.limb([(0.6 * length, -0.05), head], 2 * rng.uniform(0.15, 0.2))
-        self._head(head, rng.uniform(0.24, 0.3), profile=True)
-
-    def sitting(self):
-        """Sitting, seen from the front."""
-        rng = self.rng
-        width = rng.uniform(0.36, 0.48)
-        self.oval((0, 0.35), (width, 0.52))
-        self.oval((0, -0.1), (0.8 * width, 0.36))
-        for x in (-0.45, 0.45):
-            self.limb([(x * width, 0.1), (x * width, 0.85)], rng.uniform(0.15, 0.22))
-            self.oval((2.0 * x * width, 0.78), (0.24, 0.14))
-        self._tail((-width, 0.7))
-        self._head(np.array((rng.uniform(-0.1, 0.1), -0.55)), rng.uniform(0.3, 0.38))
-
-    def portrait(self):
-        """Head and shoulders, close up, as in many photos of pets."""
-        rng = self.rng
-        self.origin += (0, 0.12 * self.scale)
-        self.limb([(0, 0.1), (0, 1.0)], 0.75)
-        self.oval((0, 1.15), (rng.uniform(0.75, 1.0), 0.7))
-        self._head(np.array((0.0, -0.15)), rng.uniform(0.5, 0.6))
-
-    def _tail(self, root):
-        rng = self.rng
-        turns = np.cumsum(rng.normal(0, 28, 7)) + rng.uniform(140, 260)
-        steps = rng.uniform(0.08, 0.13) * np.stack([np.cos(np.radians(turns)), np.sin(np.radians(turns))], axis=1)
-        self.limb(np.vstack([root, root + np.cumsum(steps, axis=0)]), rng.uniform(0.07, 0.14))
-
-    def _head(self, center, radius, profile=False):
-        rng, dark, pink = self.rng, (24, 20, 22), (206, 140, 136)
-        pale = np.clip(self.coat * 0.5 + 120, 0, 255)
-        at = lambda x, y: center + radius * np.array((x, y))  # noqa: E731
-
-        self.oval(center, (radius, radius * rng.uniform(0.82, 0.95)))
-        pointed = self.is_cat or rng.random() < 0.4
-        for side in (-1, 1):
-            self._ear(at, radius, side, pointed)
-        look = 0.35 if profile else rng.uniform(-0.12, 0.12)
-        if not self.is_cat:  # a muzzle, which sticks out in profile
-            reach = 0.75 if profile else 0.0
-            self.oval(at(look + reach, 0.3), (radius * rng.uniform(0.42, 0.6), radius * 0.36))
-            self.oval(at(look + reach, 0.32), (radius * 0.36, radius * 0.28), color=pale)
-            self.oval(at(look + 1.3 * reach, 0.18), (radius * 0.15, radius * 0.11), color=dark)
-        else:
-            self.oval(at(look, 0.38), (radius * 0.34, radius * 0.24), color=pale)
-            self.oval(at(look, 0.24), (radius * 0.09, radius * 0.07), color=pink)
-        iris = rng.uniform((70, 90, 40), (220, 190, 110)) if self.is_cat else (70, 44, 26)
-        for side in (-1, 1):
-            eye = at(look + 0.38 * side, -0.12)
-            self.oval(eye, (radius * 0.15, radius * 0.13), color=iris)
-            self.oval(eye, (radius * (0.05 if self.is_cat else 0.09), radius * 0.11), color=dark)
-
-    def _ear(self, at, radius, side, pointed):
-        rng = self.rng
-        if pointed:
-            tip = at(side * rng.uniform(0.75, 0.95), rng.uniform(-1.5, -1.2))
-            base = [at(side * 0.15, -0.75), at(side * 0.98, -0.2)]
-            self.shape([*base, tip])
-            middle = (base[0] + base[1] + tip) / 3
-            self.shape([middle + 0.5 * (p - middle) for p in (*base, tip)], color=(196, 146, 136))
-        else:
-            self.oval(
-                at(side * 0.95, rng.uniform(0.0, 0.3)), (radius * 0.3, radius * rng.uniform(0.55, 0.8)), -side * 15
-            )
+def _ear(rng, pet: Drawing, at, radius: float, side: int, is_pointed: bool) -> None:
+    if not is_pointed:
+        center = at(side * 0.95, rng.uniform(0.0, 0.3))
+        pet.oval(center, (radius * 0.3, radius * rng.uniform(0.55, 0.8)), -side * 15)
+        return
+    tip = at(side * rng.uniform(0.75, 0.95), rng.uniform(-1.5, -1.2))
+    corners = np.array([at(side * 0.15, -0.75), at(side * 0.98, -0.2), tip])
+    pet.polygon(corners)
+    middle = corners.sum(axis=0) / 3
+    pet.polygon(middle + 0.5 * (corners - middle), color=(196, 146, 136))

@@ -1,0 +1,102 @@
+"""The segmentations in COCO annotations: polygons and run lengths, checked, as masks, label maps and scenes."""
+
+from typing import Any, NamedTuple
+
+from app import photos
+from app.datasets import LabeledImage, Scene, empty_scene
+from app.datasets.masks import IGNORED
+
+import numpy as np
+from pycocotools import mask as coco_masks
+
+TOLERANCE = 1.0  # pixels by which a polygon may leave its photo
+
+
+class Annotation(NamedTuple):
+    """An instance, or a crowd: several instances that are not told apart."""
+
+    class_id: int
+    region: dict[str, Any]  # compressed run lengths, as pycocotools takes them
+    is_crowd: bool
+
+    def mask(self) -> np.ndarray:
+        """Bool [H, W], of the whole photo."""
+        return coco_masks.decode(self.region).view(bool)
+
+
+def label_map(size: tuple[int, int], annotations: list[Annotation]) -> np.ndarray:
+    """The class of each pixel, uint8 [H, W]: that of the smallest annotation there, IGNORED in a crowd, otherwise 0."""
+    label = np.zeros(size[::-1], np.uint8)
+    for annotation in sorted(annotations, key=lambda one: coco_masks.area(one.region), reverse=True):
+        label[annotation.mask()] = IGNORED if annotation.is_crowd else annotation.class_id
+    return label
+
+
+def scene(example: LabeledImage, class_ids: list[int]) -> Scene:
+    """A photo with its instances; the scene's classes 1, 2, ... are `class_ids`, others are left out."""
+    image = photos.read(example.image)
+    annotations = [annotation for annotation in example.annotations if annotation.class_id in class_ids]
+    instances = [annotation for annotation in annotations if not annotation.is_crowd]
+    crowds = [annotation.mask() for annotation in annotations if annotation.is_crowd]
+    classes = np.array([1 + class_ids.index(annotation.class_id) for annotation in instances], np.int32)
+    masks = np.stack([annotation.mask() for annotation in instances]) if instances else empty_scene(image).masks
+    return Scene(image, classes, masks, np.any(crowds, axis=0) if crowds else None)
+
+
+def read(outline: Any, width: int, height: int) -> dict[str, Any]:
+    """The "segmentation" of an annotation as compressed run lengths; raises ValueError if it does not fit the image."""
+    if isinstance(outline, dict):
+        counts = outline.get("counts")
+        if outline.get("size") != [height, width]:
+            raise ValueError(f"its mask has another size than the image, {height} x {width}")
+        runs = _run_lengths(counts) if isinstance(counts, str) else counts
+        if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
+            raise ValueError("its mask is damaged")
+        if sum(runs) != width * height:
+            raise ValueError("its mask has another number of pixels than the image")
+        return coco_masks.frPyObjects({"counts": runs, "size": [height, width]}, height, width)
+    if not outline or not isinstance(outline, list):
+        raise ValueError("it has neither a polygon nor a mask")
+    for polygon in outline:
+        if not isinstance(polygon, list) or not all(isinstance(value, int | float) for value in polygon):
+            raise ValueError("a polygon has to be a list of numbers")
+        if len(polygon) % 2 or len(polygon) < 6:
+            raise ValueError(f"a polygon of {len(polygon) / 2:g} points; it needs three or more")
+        for values, limit in ((polygon[::2], width), (polygon[1::2], height)):
+            wrong = [value for value in values if not -TOLERANCE <= value <= limit + TOLERANCE]
+            if wrong:
+                raise ValueError(f"a polygon outside of the image: {str(wrong[0])[:20]} is not in 0 to {limit}")
+    return coco_masks.merge(coco_masks.frPyObjects(outline, height, width))
+
+
+def is_outside(box: Any, width: int, height: int) -> bool:
+    """Whether a "bbox" leaves its image."""
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)):
+        return False
+    x, y, w, h = box
+    return min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE
+
+
+def _run_lengths(encoded: str) -> list[int]:
+    """Decodes compressed run lengths, which pycocotools would read without any check; raises ValueError.
+
+    A character holds six bits: five of a number, the lowest first, and whether the number goes on. From the fourth
+    number on they are differences to the last but one. Source: rleToString in pycocotools' maskApi.c.
+    """
+    runs = []
+    value = 0
+    bits = 0
+    for character in encoded:
+        code = ord(character) - ord("0")
+        if not 0 <= code < 64:
+            raise ValueError("its mask is damaged")
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:
+            signed = value - (1 << bits) if code & 16 else value
+            runs.append(signed + (runs[-2] if len(runs) > 2 else 0))
+            value = 0
+            bits = 0
+    if bits:
+        raise ValueError("its mask is damaged")
+    return runs
