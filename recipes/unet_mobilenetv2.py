@@ -72,7 +72,7 @@ def build_model(image_size: int, num_classes: int, encoder_weights=None) -> kera
 
 
 def set_encoder_trainable(model: keras.Model, trainable: bool) -> None:
-    """Freezes or unfreezes the encoder, from the next `compile` on. Frozen batch normalisation uses its moving averages."""
+    """Freezes or unfreezes the encoder, from the next `compile` on; frozen normalisation uses its moving averages."""
     names = [layer.name for layer in model.layers]
     for layer in model.layers[: names.index(BOTTOM) + 1]:
         layer.trainable = trainable
