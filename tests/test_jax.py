@@ -62,7 +62,7 @@ def same_history(folder, expected, atol=6e-5):
 def killed(environment, recipe, output, *flags, epochs=1):
     """Starts a run and kills it after so many finished epochs."""
     process = start_process(command(recipe, *flags, "--output", output), env=environment)
-    state = output / checkpoint.NAME
+    state = output / checkpoint.STATE
     wait_for(lambda: state.exists() and len(history(output)["loss"]) >= epochs, process, 500)
     process.kill()
     process.communicate()

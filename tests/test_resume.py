@@ -240,7 +240,7 @@ def test_changed_flags_are_refused(command_line, interrupted, tmp_path):
 )
 def test_an_unreadable_state_is_a_one_line_error(command_line, interrupted, tmp_path, damage):
     shutil.copytree(interrupted[0], tmp_path / "output")
-    path = tmp_path / "output" / checkpoint.NAME
+    path = tmp_path / "output" / checkpoint.STATE
     if damage:
         path.write_bytes(damage(path.read_bytes()))
     else:
@@ -281,7 +281,7 @@ def test_a_full_file_system(interrupted, tmp_path):
         assert full.returncode == 1 and full.stderr.count("\n") == 1, full.stderr
         assert "No space left" in full.stderr
         check_whole(output)
-        assert checkpoint.read_state(output)[0]["rows"]
+        assert checkpoint.read_state(output, {})[0]["rows"]
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
@@ -302,7 +302,7 @@ def test_weights_become_unwritable(command_line, monkeypatch, tmp_path):
     flags = ("--data", "synthetic", "--image-size", 32, "--epochs", 6, "--batch-size", 8, "--limit", 16)
     status, _, err = command_line(unet_scratch, *flags)
     assert status == 1 and err.count("\n") == 1 and "weights" in err, err
-    assert checkpoint.read_state(tmp_path / "output" / "unet_scratch-synthetic")[0]["rows"]
+    assert checkpoint.read_state(tmp_path / "output" / "unet_scratch-synthetic", {})[0]["rows"]
 
 
 @pytest.mark.parametrize(
@@ -323,4 +323,4 @@ def test_resume_in_a_new_folder_starts_a_run(command_line, tmp_path, recipe):
         flags += ("--frozen-epochs", 1)
     status, out, err = command_line(recipe, *flags, "--output", tmp_path / name, "--resume")
     assert (status, err) == (0, "") and "no epoch is finished yet" in out
-    assert not (tmp_path / name / checkpoint.NAME).exists() and not (tmp_path / name / ".running").exists()
+    assert not (tmp_path / name / checkpoint.STATE).exists() and not (tmp_path / name / ".running").exists()

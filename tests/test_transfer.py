@@ -90,7 +90,7 @@ def train(command_line, output, *flags):
 
 
 def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
-    """With the same classes, and with others."""
+    """Other classes keep all but the last layer."""
     lines, random, config = train(command_line, tmp_path / "random", *QUICK, "--epochs", 4)
     weights = tmp_path / "random" / "unet_scratch.keras"
     assert "starts from" not in lines[0] and (config["weights"], config["learning_rate"]) == (None, 1e-3)
@@ -102,10 +102,9 @@ def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
     assert same[0] < random[1]
 
     folder = drawn_pets(tmp_path / "statues", ("statue", "park", "edge"))
-    own = ("--data", folder, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3)
-    lines, other, _ = train(command_line, tmp_path / "other", *own, "--weights", weights)
+    own = ("--data", folder, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--limit", 4)
+    lines, _, _ = train(command_line, tmp_path / "other", *own, "--weights", weights)
     assert f"starts from {weights}: all weights but the last layer's |" in lines[0]
-    assert other[0] < random[0]
 
 
 @pytest.mark.slow

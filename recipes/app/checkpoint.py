@@ -18,12 +18,13 @@ from app.cli import InputError
 
 import numpy as np
 
-NAME = "state.npz"
+STATE = "state.npz"
 LOCK = ".running"
 # Flags that a resumed run must have in common with the interrupted one.
 FLAGS = ("data", "image_size", "epochs", "frozen_epochs", "batch_size", "learning_rate")
 FLAGS += ("backbone_weights", "weights", "precision", "limit", "seed")
 BACKEND = "KERAS_BACKEND"
+KEPT = ("rows", "seconds", "training_seconds", "last_epoch", "findings")
 
 
 class Checkpoint:
@@ -41,7 +42,9 @@ class Checkpoint:
       rows: the history, a dict of metrics for each finished epoch.
       best: the highest score.
       seconds, training_seconds: the time spent so far, with and without validation.
+      last_epoch: of the `fit` that was interrupted.
       findings: what is known about the data, as JSON; a resumed run need not find it out again.
+      variables: of the interrupted run, by kind, until they are restored.
     """
 
     def __init__(self, folder: pathlib.Path, model_path: pathlib.Path, score: str, is_first: bool = True):
@@ -50,51 +53,40 @@ class Checkpoint:
         self.score = score
         self.is_first = is_first
         self.settings: dict[str, Any] = {}
-        self.findings: dict[str, Any] = {}
         self.rows: list[dict[str, float]] = []
         self.best = -math.inf
         self.seconds = 0.0
         self.training_seconds = 0.0
-        self.last_epoch = 0  # of the `fit` that was interrupted
-        self.variables: dict[str, list[np.ndarray]] = {}  # of the interrupted run
+        self.last_epoch = 0
+        self.findings: dict[str, Any] = {}
+        self.variables: dict[str, list[np.ndarray]] = {}
         self.lock = None
-
-    def known_findings(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The findings of the run to resume, if there is one.
-
-        Raises:
-          InputError: if that run had other settings than these, which may be some of all.
-        """
-        facts, _ = read_state(self.folder, kinds=())
-        if not facts:
-            return {}
-        settings = json.loads(json.dumps(settings, default=str))
-        check_settings({name: facts["settings"].get(name) for name in settings}, settings)
-        return facts["findings"]
 
     def begin(self, settings: dict[str, Any], resume: bool) -> bool:
         """Locks the folder; with `resume`, takes over the epochs of the run that was interrupted there.
 
-        Args:
-          settings: as JSON; a resumed run must have the same.
-          resume: whether to continue an interrupted run.
         Returns:
           Whether the run to resume is finished already.
         Raises:
           InputError: if another run is writing to the folder, or the interrupted run had other settings.
         """
-        self.settings = json.loads(json.dumps(settings, default=str))
+        self.settings = settings
         was_interrupted = (self.folder / LOCK).exists()
         if self.is_first:
             self._acquire_lock()
             files.remove_leftovers(self.folder)
             files.remove_leftovers(self.model_path.parent)
             if not resume:
-                (self.folder / NAME).unlink(missing_ok=True)
-        if resume and not was_interrupted and (self.folder / "metrics.json").exists():
-            return True
-        if resume:
-            self._take_over()
+                (self.folder / STATE).unlink(missing_ok=True)
+        if not resume:
+            return False
+        facts, self.variables = read_state(self.folder, settings)
+        if not facts:
+            return not was_interrupted and (self.folder / "metrics.json").exists()
+        for name in KEPT:
+            setattr(self, name, facts[name])
+        if zipfile.is_zipfile(self.model_path) or (self.model_path / "saved_model.pb").exists():
+            self.best = facts["best"]  # otherwise the model of the next epoch is the best
         return False
 
     def _acquire_lock(self) -> None:
@@ -107,20 +99,6 @@ class Checkpoint:
         except OSError as error:
             advice = "another run is writing there; wait, or name another folder"
             raise InputError(f"--output {self.folder}: {advice}") from error
-
-    def _take_over(self) -> None:
-        facts, variables = read_state(self.folder)
-        if not facts:
-            return
-        check_settings(facts["settings"], self.settings)
-        self.findings = facts["findings"]
-        self.rows = facts["rows"]
-        self.seconds = facts["seconds"]
-        self.training_seconds = facts["training_seconds"]
-        self.last_epoch = facts["last_epoch"]
-        self.variables = variables
-        if zipfile.is_zipfile(self.model_path) or (self.model_path / "saved_model.pb").exists():
-            self.best = facts["best"]  # otherwise the model of the next epoch is the best
 
     def finish_epoch(
         self,
@@ -137,28 +115,19 @@ class Checkpoint:
           save_model: writes the model to `model_path`.
           last_epoch: of the running `fit`.
         """
-        row = {"epoch": len(self.rows) + 1}
-        row |= {name: float(value) for name, value in metrics.items()}
-        self.rows.append(row)
-        is_best = row[self.score] >= self.best
+        self.last_epoch = last_epoch
+        self.rows.append({"epoch": len(self.rows) + 1} | {name: float(value) for name, value in metrics.items()})
+        is_best = self.rows[-1][self.score] >= self.best
         if is_best:
-            self.best = row[self.score]
+            self.best = self.rows[-1][self.score]
         if not self.is_first:
             return
         (self.folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run, whose history is replaced now
         write_history(self.folder / "history.csv", self.rows)
         if is_best:
             save_model()
-        facts = {
-            "settings": self.settings,
-            "findings": self.findings,
-            "rows": self.rows,
-            "best": self.best,
-            "seconds": self.seconds,
-            "training_seconds": self.training_seconds,
-            "last_epoch": last_epoch,
-        }
         # Last, so that an epoch counts as finished only when all of it is written.
+        facts = {name: getattr(self, name) for name in ("settings", "best", *KEPT)}
         write_state(self.folder, facts, variables)
 
     def print_epoch(self, epochs: int, seconds: float, names: Sequence[str] | None = None) -> None:
@@ -170,31 +139,31 @@ class Checkpoint:
     def end(self) -> None:
         """Removes the lock and the state of a finished run."""
         if self.lock:
-            (self.folder / NAME).unlink(missing_ok=True)
+            (self.folder / STATE).unlink(missing_ok=True)
             (self.folder / LOCK).unlink(missing_ok=True)
             self.lock.close()
 
 
 def write_state(folder: pathlib.Path, facts: dict[str, Any], variables: dict[str, Sequence]) -> None:
-    arrays = {"facts": np.array(json.dumps(facts))}
+    arrays = {"facts": np.array(json.dumps(facts, default=str))}
     for kind, kept in variables.items():
         arrays |= {f"{kind}-{index}": np.array(variable) for index, variable in enumerate(kept)}
-    with files.replacing(folder / NAME) as temporary, temporary.open("wb") as file:
+    with files.replacing(folder / STATE) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
 def read_state(
-    folder: pathlib.Path, kinds: Sequence[str] = ("model", "optimizer")
+    folder: pathlib.Path, settings: dict[str, Any], kinds: Sequence[str] = ("model", "optimizer")
 ) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
-    """Reads what `write_state` wrote, with the variables of these kinds; empty if there is nothing.
+    """Reads what `write_state` wrote: the facts, and the variables of these kinds. Both are empty if there is no state.
 
     Raises:
-      InputError: if it is damaged, or of another version of this program.
+      InputError: if it is damaged, of another version of this program, or of a run with other settings.
     """
     try:
-        with np.load(folder / NAME) as file:  # verifies checksums
+        with np.load(folder / STATE) as file:  # verifies checksums
             facts = json.loads(str(file["facts"]))
-            facts["settings"], facts["findings"]  # missing in another version
+            before = {name: facts["settings"].get(name) for name in settings}
             variables = {kind: [file[name] for name in file.files if name.startswith(f"{kind}-")] for kind in kinds}
     except FileNotFoundError:
         return {}, {}
@@ -202,33 +171,21 @@ def read_state(
         raise
     except Exception as error:  # zipfile, zlib, NumPy and JSON raise many kinds
         reason = "damaged, or of another version of this program"
-        raise InputError(f"--resume: {folder / NAME}: {reason}; start again without --resume") from error
-    return facts, variables
-
-
-def check_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises InputError, naming each difference, if an interrupted run had other settings."""
-    shown = {name: f"--{name.replace('_', '-')}" for name in FLAGS}
-    shown[BACKEND] = BACKEND
+        raise InputError(f"--resume: {folder / STATE}: {reason}; start again without --resume") from error
     differences = []
-    for name in before | now:
-        if before.get(name) == now.get(name):
-            continue
-        if name in shown:
-            differences.append(f"{shown[name]} was {before.get(name)} and is {now.get(name)}")
-        else:
-            differences.append(f"the {name} differ")
+    for name, value in json.loads(json.dumps(settings, default=str)).items():
+        if before[name] != value:
+            flag = f"--{name.replace('_', '-')}" if name in FLAGS else name
+            is_short = name in (*FLAGS, BACKEND)
+            differences.append(f"{flag} was {before[name]} and is {value}" if is_short else f"the {name} differ")
     if differences:
         advice = "resume with the same flags, or start again without --resume"
         raise InputError(f"--resume: {'; '.join(differences)}; {advice}")
+    return facts, variables
 
 
 def restore(variables: Sequence, arrays: Sequence[np.ndarray]) -> None:
-    """Restores the values of a model's or an optimizer's variables.
-
-    Raises:
-      InputError: if their number or shapes differ.
-    """
+    """Restores the values of a model's or an optimizer's variables; raises InputError if they have other shapes."""
     if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
         raise InputError("--resume: the saved state is of another network; start again without --resume")
     for variable, array in zip(variables, arrays, strict=True):

@@ -117,10 +117,15 @@ class Run:
         self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
         self.checkpoint = checkpoint.Checkpoint(self.output, self.model_path, score, self.team.is_first)
         self.class_names: tuple[str, ...] = ()
+        # What a resumed run must have in common with the interrupted one.
+        self.settings = {name: config[name] for name in checkpoint.FLAGS if name in config}
+        if "precision" in config:  # not of a detector
+            self.settings["precision"] = keras.config.dtype_policy().name
+            self.settings[checkpoint.BACKEND] = keras.config.backend()
 
     @property
     def finished_epochs(self) -> int:
-        """The first unfinished epoch, from 0."""
+        """How many epochs are finished; `fit` continues with the next one."""
         return len(self.checkpoint.rows)
 
     @property
@@ -146,8 +151,7 @@ class Run:
           InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
             other settings.
         """
-        settings = {"precision": keras.config.dtype_policy().name, checkpoint.BACKEND: keras.config.backend()}
-        dataset = self.load_dataset(settings, image_size=self.image_size)
+        dataset = self.load_dataset(image_size=self.image_size)
         data = load.pipelines(dataset, self.image_size, self.batch_size, self.config["seed"])
         self.class_names = data.class_names
         start = ""
@@ -155,39 +159,34 @@ class Run:
             start = f" | {self.trained.summary(data.class_names)}"
             if self.trained.is_for(data.class_names):
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
-        self.begin(data.counts, {**settings, "classes": list(data.class_names)}, start)
+        self.begin(data.counts, list(data.class_names), start)
         fed = backend.feed(data, self.batch_size, self.team)
         return fed._replace(train_from=lambda step: fed.train_from(step + self.finished_epochs * data.steps_per_epoch))
 
-    def load_dataset(self, settings: dict[str, Any], **options) -> Dataset:
-        """Loads the data set that --data names, with the options of load.load.
-
-        `settings` are those known so far; if a run is resumed, they are checked before the data is read.
-        """
-        findings = self.checkpoint.known_findings(self._flags() | settings) if self.config["resume"] else {}
+    def load_dataset(self, **options) -> Dataset:
+        """Loads the data set that --data names, with the options of load.load."""
+        facts = {}
+        if self.config["resume"]:
+            facts, _ = checkpoint.read_state(self.output, self.settings, kinds=())
         named = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
-        dataset = load.load(self.data, findings=findings, **named, **options)
+        dataset = load.load(self.data, findings=facts.get("findings"), **named, **options)
         self.checkpoint.findings = dataset.findings
         return dataset
 
-    def begin(self, counts: dict[str, int], settings: dict[str, Any], start: str = "") -> None:
+    def begin(self, counts: dict[str, int], classes: Any, start: str = "") -> None:
         """Prints the line that says what is trained on what, and begins or resumes the run."""
         listed = ", ".join(f"{count} {split}" for split, count in counts.items())
         print(f"{self.recipe} | {self.data}, {self.image_size} px: {listed}{start} | {self.device}", flush=True)
-        settings = self._flags() | settings | {"images": counts}
-        resume = self.config["resume"]
-        is_finished = self.checkpoint.begin(settings, resume)
+        self.settings |= {"images": counts, "classes": classes}
+        is_finished = self.checkpoint.begin(self.settings, self.config["resume"])
         if self.team.any(is_finished):
             self.checkpoint.end()
             print(f"the run in {files.shown(self.output)} is finished; there is nothing to resume")
             sys.exit(0)
         done = self.finished_epochs
-        self.team.agree({**settings, "finished epochs": done})
-        if resume:
+        self.team.agree({**self.settings, "finished epochs": done})
+        if self.config["resume"]:
             print(f"resuming after epoch {done}" if done else "no epoch is finished yet; starting", flush=True)
-
-    def _flags(self) -> dict[str, Any]:
-        return {name: self.config[name] for name in checkpoint.FLAGS if name in self.config}
 
     def prepare(self, model: keras.Model) -> keras.Model:
         """The model to train: with the weights of --weights, if given, and as fast as it can be on this device."""
@@ -225,12 +224,5 @@ class Run:
 
     def write_metrics(self, test: dict[str, Any], train: dict[str, Any], versions: dict[str, str]) -> None:
         """Writes metrics.json: the scores on the test split, facts about the training, and what it ran with."""
-        metrics = {
-            "recipe": self.recipe,
-            "test": test,
-            "train": train,
-            "device": self.device,
-            "config": self.config,
-            "versions": versions,
-        }
-        files.write_json(self.output / "metrics.json", metrics)
+        metrics = {"recipe": self.recipe, "test": test, "train": train, "device": self.device}
+        files.write_json(self.output / "metrics.json", metrics | {"config": self.config, "versions": versions})

@@ -87,10 +87,10 @@ def load_data(run: runs.Run) -> DetectionData:
       InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
         other settings.
     """
-    dataset = run.load_dataset({}, for_instances=True)
+    dataset = run.load_dataset(for_instances=True)
     readers = {split: load.scenes(dataset, split) for split in dataset.splits}
     counts = {split: len(read) for split, read in readers.items()}
-    run.begin(counts, {"classes": dataset.categories})
+    run.begin(counts, dataset.categories)
     steps = max(1, counts["train"] // run.batch_size)
     return DetectionData(dataset.categories, dataset.max_instances, steps, **readers)
 
