@@ -107,40 +107,28 @@ def _label(picture: np.ndarray, instances: Sequence[Instance], colors: Sequence[
     font = ImageFont.truetype(FONT, max(12, round(min(image.size) / 36)))
     margin = font.size // 5
     height = font.size + 2 * margin
-    plates = []
+    taken = np.zeros(picture.shape[:2], bool)
     for instance, color in zip(instances, colors, strict=True):
         text = instance.name if instance.score is None else f"{instance.name} {instance.score:.0%}"
         width = round(draw.textlength(text, font)) + 2 * margin
         top, left, bottom, _ = np.multiply(instance.box, (image.height, image.width, image.height, image.width))
         x = max(0, min(round(left), image.width - width))
-        places = []
-        for y in (top - height, top, bottom, top - 2 * height, bottom - height):  # above, inside, below, ...
-            y = max(0, min(round(y), image.height - height))
-            places.append((x, y, x + width, y + height))
-        free = (place for place in places if not any(_overlap(place, plate) for plate in plates))
-        plate = next(free, places[0])
-        plates.append(plate)
-        draw.rectangle(plate, fill=color)
+        places = (top - height, top, bottom, top - 2 * height, bottom - height)  # above, inside, below, ...
+        ys = [max(0, min(round(y), image.height - height)) for y in places]
+        y = next((y for y in ys if not taken[y : y + height, x : x + width].any()), ys[0])
+        taken[y : y + height, x : x + width] = True
+        draw.rectangle((x, y, x + width, y + height), fill=color)
         ink = "black" if np.dot(color, (0.299, 0.587, 0.114)) > 110 else "white"
-        draw.text((plate[0] + margin, plate[1] + height / 2), text, fill=ink, font=font, anchor="lm")
+        draw.text((x + margin, y + height / 2), text, fill=ink, font=font, anchor="lm")
     return np.asarray(image)
-
-
-def _overlap(one: tuple, other: tuple) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def image_ids(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, int]:
     """An image id for each photo, as COCO's formats need it: its name, if that is a number, else an unused one."""
-    named = {path: int(path.stem) for path in paths if path.stem.isdecimal()}
-    free = itertools.filterfalse(set(named.values()).__contains__, itertools.count(1))
-    ids = {}
-    used = set()
-    for path in paths:
-        number = named.get(path)
-        ids[path] = next(free) if number is None or number in used else number
-        used.add(number)
-    return ids
+    owners = {int(path.stem): path for path in reversed(paths) if path.stem.isdecimal()}  # the first of several
+    ids = {path: number for number, path in owners.items()}
+    free = itertools.filterfalse(owners.__contains__, itertools.count(1))
+    return {path: ids[path] if path in ids else next(free) for path in paths}
 
 
 def encode(mask: np.ndarray) -> dict:

@@ -19,10 +19,9 @@ def average_precision(
     category_ids: Sequence[int],
     detect: Callable[[np.ndarray], Sequence[instances.Instance]],
 ) -> dict[str, float]:
-    """Detects instances in photos and compares them with the truth.
+    """Detects instances in the photos that the functions in `read` give, and compares them with the truth.
 
     Args:
-      read: a function for each photo; gives it with its true instances.
       category_ids: of the scenes' classes 1, 2, ...
       detect: the detector: from a photo, uint8 [H, W, 3], to its instances.
     Returns:
@@ -36,33 +35,30 @@ def average_precision(
         scene = read_scene()
         height, width = scene.image.shape[:2]
         images.append({"id": image_id, "height": height, "width": width})
-        for number, mask in zip(scene.classes, scene.masks, strict=True):
-            annotations.append(_annotation(mask, image_id, category_ids[number - 1]))
+        regions = [(category_ids[k - 1], mask, 0) for k, mask in zip(scene.classes, scene.masks, strict=True)]
         if scene.crowd is not None:  # detections in it count neither way
-            annotations += [_annotation(scene.crowd, image_id, category, is_crowd=1) for category in category_ids]
+            regions += [(category, scene.crowd, 1) for category in category_ids]
+        for category, mask, is_crowd in regions:
+            segmentation = instances.encode(mask)
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": category,
+                "iscrowd": is_crowd,
+                "area": int(mask.sum()),
+                "bbox": coco_masks.toBbox(segmentation).tolist(),
+                "segmentation": segmentation,
+            }
+            annotations.append(annotation)
         results += instances.coco_results((height, width), detect(scene.image), image_id, str(image_id))
     if not results:
         return {f"{name}_{score}": 0.0 for name in KINDS for score in SCORES}
-    for number, annotation in enumerate(annotations, 1):
-        annotation["id"] = number
     truth = COCO()
     categories = [{"id": category} for category in category_ids]
     truth.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
     with contextlib.redirect_stdout(None):
         truth.createIndex()
         return _scores(truth, truth.loadRes(results))
-
-
-def _annotation(mask: np.ndarray, image_id: int, category_id: int, is_crowd: int = 0) -> dict:
-    region = instances.encode(mask)
-    return {
-        "image_id": image_id,
-        "category_id": category_id,
-        "iscrowd": is_crowd,
-        "area": int(mask.sum()),
-        "bbox": coco_masks.toBbox(region).tolist(),
-        "segmentation": region,
-    }
 
 
 def _scores(truth: COCO, results: COCO) -> dict[str, float]:
