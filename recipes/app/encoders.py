@@ -7,9 +7,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from app import download
 from app.cli import InputError, one_line
-from app.files import ROOT, check_writable, replacing
+from app.files import ROOT, check_writable, replacing, time_limit
 
 import h5py
 import keras
@@ -28,8 +27,7 @@ def weights_file(application: Callable[..., keras.Model], choice: str) -> pathli
 
     Args:
       application: the encoder, one of URLS.
-      choice: "imagenet" is the file in weights/, downloaded the first time; otherwise "none", or the path of a weights
-        file: .weights.h5 (Keras 3) or .h5 (older).
+      choice: "imagenet" is the file in weights/, downloaded the first time; otherwise "none", or the path of a file.
     Raises:
       InputError: if the file is missing and cannot be downloaded, is damaged, or does not fit the encoder.
     """
@@ -59,7 +57,7 @@ def _download(url: str, path: pathlib.Path) -> None:
     bar = contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stdout(io.StringIO())
     with replacing(path) as temporary:
         try:
-            with download.time_limit(), bar:
+            with time_limit(), bar:
                 keras.utils.get_file(temporary.name, url, cache_dir=path.parent, cache_subdir="")
             if not h5py.is_hdf5(temporary):
                 raise ValueError("no weights, but perhaps the page of a login")

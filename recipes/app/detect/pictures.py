@@ -26,23 +26,14 @@ CURVES = {
 def draw(
     folder: pathlib.Path, test: Sequence[Callable[[], Scene]], names: Sequence[str], detect: Callable
 ) -> list[pathlib.Path]:
-    """Draws mosaic.png of test photos, and the curves of history.csv; returns their paths.
-
-    Args:
-      folder: the output folder.
-      test: functions that read the scenes of the test split.
-      names: of the scenes' classes 1, 2, ...
-      detect: from a photo to its instances.
-    """
-    paths = [folder / "mosaic.png"]
-    with files.replacing(paths[0]) as temporary:
+    """Draws mosaic.png of test photos, and the curves of history.csv, into the output folder; returns their paths."""
+    with files.replacing(folder / "mosaic.png") as temporary:
         mosaic(temporary, test, names, detect)
     history = read_history(folder / "history.csv")
     for name, labels in CURVES.items():
-        paths.append(folder / f"{name}.png")
-        with files.replacing(paths[-1]) as temporary:
+        with files.replacing(folder / f"{name}.png") as temporary:
             curves(temporary, history, labels, name.replace("_", " ").capitalize(), folder.name)
-    return paths
+    return [folder / f"{name}.png" for name in ("mosaic", *CURVES)]
 
 
 @plt.style.context(plots.STYLE)
@@ -52,9 +43,10 @@ def curves(
     """Saves a PNG with a curve for each metric in `labels`, which has their labels in the legend."""
     figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
     epochs = [epoch + 1 for epoch in history.epoch]
-    marker = "o" if len(epochs) == 1 else None  # a line through one point would be invisible
     for metric, label in labels.items():
-        axis.plot(epochs, history.history[metric], label=label, marker=marker)
+        axis.plot(
+            epochs, history.history[metric], label=label, marker="."
+        )  # a line through one point would be invisible
     axis.set(xlabel="Epoch", ylabel=quantity, title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()

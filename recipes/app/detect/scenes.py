@@ -71,18 +71,16 @@ def _fill(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.n
 def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Generator], Scene], side: int) -> Scene:
     """Varies a scene: places it at a random scale in a square, pastes instances of others, mirrors it, varies colors.
 
-    Args:
-      rng: the source of all randomness.
-      scene: the photo to begin with.
-      draw: another scene, to take instances from.
-      side: of the square, pixels.
+    `draw` gives the other scenes; the square has `side` pixels a side.
     """
     canvas = _place(rng, scene, side)
     if rng.random() < FRACTION_PASTED:
         for _ in range(rng.integers(1, MOST_PASTED + 1)):
             other = draw(rng)
             if rng.random() < FRACTION_DECOYS:
-                other = _decoys(rng, other, draw(rng))
+                background = inpaint_instances(rng, draw(rng)).image
+                background = cv2.resize(background, other.image.shape[1::-1], interpolation=cv2.INTER_AREA)
+                other = Scene(background, np.full_like(other.classes, DECOY), other.masks)
             if len(other.classes):
                 canvas = _paste(rng, canvas, other)
     if rng.random() < 0.5:
@@ -99,9 +97,8 @@ def _place(rng: np.random.Generator, scene: Scene, side: int) -> Scene:
     y = (side - height * scale) * rng.random()
     matrix = np.float32([[scale, 0, x], [0, scale, y]])
     image = cv2.warpAffine(scene.image, matrix, (side, side), borderValue=(128, 128, 128))
-    masks = [
-        cv2.warpAffine(mask.astype(np.uint8), matrix, (side, side), flags=cv2.INTER_NEAREST) for mask in scene.masks
-    ]
+    nearest = {"M": matrix, "dsize": (side, side), "flags": cv2.INTER_NEAREST}
+    masks = [cv2.warpAffine(mask.astype(np.uint8), **nearest) for mask in scene.masks]
     return _visible(image, scene.classes, masks, LEAST_VISIBLE * scale**2 * scene.masks.sum((1, 2)))
 
 
@@ -139,13 +136,6 @@ def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
     return Scene(pixels, classes, np.concatenate([scene.masks, pasted[np.newaxis]]))
 
 
-def _decoys(rng: np.random.Generator, scene: Scene, other: Scene) -> Scene:
-    """The outlines of a scene's instances, with the background of another photo in them."""
-    background = inpaint_instances(rng, other).image
-    background = cv2.resize(background, scene.image.shape[1::-1], interpolation=cv2.INTER_AREA)
-    return Scene(background, np.full_like(scene.classes, DECOY), scene.masks)
-
-
 def _vary_colors(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Varies contrast, saturation and brightness, as the other recipes do."""
     contrast, saturation = rng.uniform(0.7, 1.3, 2)
@@ -156,17 +146,15 @@ def _vary_colors(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The training targets of a scene.
+    """What to learn from a scene: boxes, classes, and the part of each mask inside its box.
 
-    Returns:
-      Boxes float32 [n, 4] (top, left, bottom, right in pixels), classes int32 [n], and the part of each mask inside
-      its box, float32 [n, MASK_SIDE, MASK_SIDE], 0..1.
+    Boxes are float32 [n, 4] (top, left, bottom, right in pixels), classes int32 [n], masks float32 [n, MASK_SIDE,
+    MASK_SIDE], 0..1.
     """
-    boxes = np.zeros((len(scene.classes), 4), np.float32)
+    boxes = np.float32([bounds(mask) for mask in scene.masks]).reshape(-1, 4)
     masks = np.zeros((len(scene.classes), MASK_SIDE, MASK_SIDE), np.float32)
     for k, mask in enumerate(scene.masks):
-        top, left, bottom, right = bounds(mask)
-        boxes[k] = top, left, bottom, right
+        top, left, bottom, right = boxes[k].astype(int)
         crop = mask[top:bottom, left:right].astype(np.float32)
         interpolation = cv2.INTER_AREA if min(crop.shape) >= MASK_SIDE else cv2.INTER_LINEAR
         masks[k] = cv2.resize(crop, (MASK_SIDE, MASK_SIDE), interpolation=interpolation)

@@ -46,15 +46,7 @@ class DetectionData(NamedTuple):
 
 
 def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: int, learning_rate: float) -> runs.Run:
-    """Reads the command line and prepares the training; with --check-data it only checks a folder, and exits.
-
-    Args:
-      recipe: its name, which names its files.
-      doc: its docstring, shown by --help.
-      image_size, epochs, batch_size, learning_rate: the recipe's defaults.
-    Raises:
-      InputError: for a wrong flag or unusable input.
-    """
+    """Reads the command line and prepares the training, as runs.start does; with --check-data it checks and exits."""
     args = flags.parse(
         recipe,
         doc,
@@ -81,12 +73,7 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
 
 
 def load_data(run: runs.Run) -> DetectionData:
-    """Loads the data, prints the line that says what is trained on what, and begins or resumes the run.
-
-    Raises:
-      InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
-        other settings.
-    """
+    """Loads the data and begins or resumes the run, as Run.load_data does."""
     dataset = run.load_dataset({}, for_instances=True)
     readers = {split: load.scenes(dataset, split) for split in dataset.splits}
     counts = {split: len(read) for split, read in readers.items()}
@@ -104,12 +91,7 @@ def fit(
 ) -> None:
     """Trains from the first unfinished epoch on; after each epoch it scores and keeps the averaged weights.
 
-    Args:
-      run: the training.
-      data: what it learns from.
-      model: the network; see network.py.
-      step: takes a step on a batch, and returns the losses.
-      optimizer: averages the weights (use_ema).
+    `step` is of network.make_train_step, and `optimizer` averages the weights (use_ema).
     """
     optimizer.build(model.trainable_variables)
     variables = {"model": model.variables, "optimizer": optimizer.variables}
@@ -192,9 +174,9 @@ def _export(folder: pathlib.Path, detect_all: Callable, categories: dict[int, st
         new = pathlib.Path(temporary)
         export.save(detect_all, new)
         label_map.write(new / label_map.NAME, categories)
-        order = {label_map.NAME: 0, "saved_model.pb": 2}  # first what marks the folder, last the weights
         parts = [path for path in new.rglob("*") if path.is_file()]
-        for path in sorted(parts, key=lambda path: order.get(path.name, 1)):
+        # First what marks the folder as a model, last the weights.
+        for path in sorted(parts, key=lambda path: (path.name == "saved_model.pb", path.name != label_map.NAME)):
             with files.replacing(folder / path.relative_to(new)) as copy:
                 shutil.copyfile(path, copy)
 
@@ -205,11 +187,7 @@ def _detector(data: DetectionData, detect_all: Callable) -> Callable:
 
 def report(run: runs.Run, data: DetectionData) -> None:
     """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
-    try:
-        best = detector.from_saved_model(str(run.model_path))
-    except cli.InputError as error:
-        raise cli.InputError(f"{error}; deleted or damaged before it could be scored; train again") from error
-    detect = _detector(data, best)
+    detect = _detector(data, detector.from_saved_model(str(run.model_path)))
     scores = precision.average_precision(data.test, list(data.categories), detect)
     train = {"images": len(data.train), "epochs": run.finished_epochs, "seconds": round(run.checkpoint.seconds, 1)}
     run.write_metrics({"images": len(data.test), **scores}, train, versions(tf, tf_keras, np))
