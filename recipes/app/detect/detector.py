@@ -120,5 +120,9 @@ def _bilinear_weights(begin: float, end: float, pixels: int, samples: int, margi
     numbers = np.flatnonzero(inside)
     first = max(0, numbers.min(initial=pixels) - margin)
     window = slice(first, numbers.max(initial=-1) + 1 + margin)
-    distances = np.abs(places[window, np.newaxis] - np.arange(samples, dtype=np.float32))
-    return (np.maximum(0, 1 - distances) * inside[window, np.newaxis]).astype(np.float32), int(first)
+    return bilinear(places[window], samples) * inside[window, np.newaxis], int(first)
+
+
+def bilinear(places: np.ndarray, samples: int) -> np.ndarray:
+    """Weights [n, samples] that interpolate at n places from 0 to samples - 1, in the places' dtype."""
+    return np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(samples, dtype=places.dtype)))

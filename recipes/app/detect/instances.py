@@ -64,13 +64,9 @@ def summary(instances: Sequence[Instance]) -> str:
 
 
 def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
-    """Draws instances over a photo: tint, outline, box, name and score, each instance in its color.
+    """Draws instances over a photo, uint8 [H, W, 3]: tint, outline, box, name and score, each in its color.
 
-    Args:
-      photo: RGB, uint8 [H, W, 3]; lines and letters scale with it.
-      instances: by descending score; the first one is on top.
-    Returns:
-      RGB, uint8 [H, W, 3].
+    The first instance is on top. Lines and letters scale with the photo.
     """
     picture = photo.copy()
     height, width = photo.shape[:2]
@@ -131,16 +127,10 @@ def image_ids(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, int]:
     return {path: ids[path] if path in ids else next(free) for path in paths}
 
 
-def encode(mask: np.ndarray) -> dict:
-    """A mask [H, W] as COCO's run lengths, compressed."""
-    return coco_masks.encode(np.asfortranarray(mask, np.uint8))
-
-
 def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id: int, file_name: str) -> list[dict]:
-    """The instances of a photo of size (H, W) in COCO's results format, as pycocotools' `COCO.loadRes` reads it.
+    """The instances of a photo of size (H, W) in COCO's results format: https://cocodataset.org/#format-results.
 
-    Source of the format: https://cocodataset.org/#format-results. "file_name" and "instance", the number in the
-    instance map, are added. Without detections in any photo the list is empty, which `loadRes` refuses.
+    "file_name" and "instance", the number in the instance map, are added.
     """
     height, width = size
     results = []
@@ -149,12 +139,13 @@ def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id:
         frame[instance.window] = instance.mask
         ymin, xmin, ymax, xmax = np.clip(instance.box, 0, 1).tolist()
         box = (xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height)
+        segmentation = coco_masks.encode(frame)
         result = {
             "image_id": image_id,
             "category_id": instance.category_id,
             "bbox": [round(value, 2) for value in box],
             "score": round(instance.score, 5),
-            "segmentation": {"size": [height, width], "counts": encode(frame)["counts"].decode("ascii")},
+            "segmentation": {"size": [height, width], "counts": segmentation["counts"].decode("ascii")},
             "file_name": file_name,
             "instance": number,
         }

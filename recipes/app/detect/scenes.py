@@ -23,10 +23,9 @@ MASK_SIDE = 56  # pixels of the masks to learn, twice as many as the network giv
 
 
 def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of a mask [H, W] with at least one pixel; the last two are exclusive."""
-    rows = np.flatnonzero(mask.any(1))
-    columns = np.flatnonzero(mask.any(0))
-    return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+    """Top, left, bottom and right of a mask [H, W]; the last two are exclusive. All are 0 for an empty mask."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return top, left, top + height, left + width
 
 
 def prepare(scene: Scene, side: int) -> Scene:
