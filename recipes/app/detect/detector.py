@@ -68,8 +68,10 @@ def detect(
         box = boxes[k]
         probabilities, top, left = enlarge(outputs["detection_masks"][k], box, height, width, margin)
         mask = probabilities > MASK_THRESHOLD
-        if COARSE_MASKS in outputs:
-            mask = _follow_edges(photo[top:, left:], probabilities)
+        if COARSE_MASKS in outputs and min(mask.shape) > 1:
+            part = photo[top : top + mask.shape[0], left : left + mask.shape[1]]
+            guided = cv2.resize(matting.Guide(part).fit(probabilities), mask.shape[::-1]) > MASK_THRESHOLD
+            mask = guided if guided.any() else mask  # an unsure mask can vanish in what is surely around it
         if not mask.any():
             continue
         if COARSE_MASKS in outputs:  # the mean of the box and the mask's own
@@ -78,16 +80,6 @@ def detect(
         name = names.get(category, f"class {category}")
         instances.append(Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
     return instances
-
-
-def _follow_edges(photo: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The mask, bool [h, w], of coarse probabilities [h, w], refined along the photo's edges as matting.py does."""
-    mask = probabilities > MASK_THRESHOLD
-    if min(mask.shape) < 2:
-        return mask
-    height, width = mask.shape
-    guided = cv2.resize(matting.Guide(photo[:height, :width]).fit(probabilities), (width, height)) > MASK_THRESHOLD
-    return guided if guided.any() else mask  # an unsure mask can vanish in what is surely around it
 
 
 def enlarge(mask: np.ndarray, box: np.ndarray, height: int, width: int, margin: int = 0) -> tuple[np.ndarray, int, int]:

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_masks
 
-SUMMARIZED = 4  # classes in a summary
 OPACITY = 0.45  # of the tint
 FONT = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # Latin, Greek, Cyrillic
 
@@ -57,9 +56,9 @@ def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.nd
 def summary(instances: Sequence[Instance]) -> str:
     """How many of which class, the most frequent ones first: "3 cat, 1 dog, 4 more kinds"."""
     counts = collections.Counter(instance.name for instance in instances).most_common()
-    parts = [textwrap.shorten(f"{count} {name}", 30, placeholder="...") for name, count in counts[:SUMMARIZED]]
-    if len(counts) > SUMMARIZED:
-        parts.append(f"{len(counts) - SUMMARIZED} more kinds")
+    parts = [textwrap.shorten(f"{count} {name}", 30, placeholder="...") for name, count in counts[:4]]
+    if len(counts) > 4:
+        parts.append(f"{len(counts) - 4} more kinds")
     return ", ".join(parts) or "nothing"
 
 
@@ -72,11 +71,9 @@ def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
     height, width = photo.shape[:2]
     numbers = instance_map((height, width), instances)
     colors = [_color(number) for number in range(1, len(instances) + 1)]
-    for number, (instance, color) in enumerate(zip(instances, colors, strict=True), 1):
-        part = picture[instance.window]
-        visible = numbers[instance.window] == number
-        tinted = part[visible] * np.float32(1 - OPACITY) + np.float32(OPACITY) * np.float32(color)
-        part[visible] = tinted.astype(np.uint8)
+    covered = numbers > 0
+    tints = np.float32(OPACITY) * np.float32([(0, 0, 0), *colors])
+    picture[covered] = (picture[covered] * np.float32(1 - OPACITY) + tints[numbers[covered]]).astype(np.uint8)
     line = max(2, round(min(height, width) / 250))
     last = np.array((height, width, height, width)) - 1 - line // 2
     for instance, color in reversed(list(zip(instances, colors, strict=True))):

@@ -38,6 +38,8 @@ def task(
     The feature pyramid and the heads have `filters` channels. The heads look at `proposals` regions, 32 or more, twice
     as many in training, and give at most `detections` in a photo. Class 0 is the background.
     """
+    convolutions = {"num_filters": filters, "use_separable_conv": True}
+    normalization = {"norm_momentum": 0.97, "norm_epsilon": 1e-3}  # for short trainings; as in ImageNet's weights
     config = maskrcnn.MaskRCNNTask(
         model=maskrcnn.MaskRCNN(
             num_classes=num_classes,
@@ -46,12 +48,10 @@ def task(
             max_level=LEVELS[1],
             anchor=maskrcnn.Anchor(num_scales=1, aspect_ratios=ASPECTS, anchor_size=ANCHOR_SIZE * image_size),
             backbone=backbones.Backbone(type="mobilenet", mobilenet=backbones.MobileNet(model_id="MobileNetV2")),
-            decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(num_filters=filters, use_separable_conv=True)),
-            rpn_head=maskrcnn.RPNHead(num_filters=filters, use_separable_conv=True),
-            detection_head=maskrcnn.DetectionHead(
-                num_filters=filters, use_separable_conv=True, fc_dims=256, class_agnostic_bbox_pred=True
-            ),
-            mask_head=maskrcnn.MaskHead(num_filters=filters, use_separable_conv=True, class_agnostic=True),
+            decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(**convolutions)),
+            rpn_head=maskrcnn.RPNHead(**convolutions),
+            detection_head=maskrcnn.DetectionHead(**convolutions, fc_dims=256, class_agnostic_bbox_pred=True),
+            mask_head=maskrcnn.MaskHead(**convolutions, class_agnostic=True),
             roi_generator=maskrcnn.ROIGenerator(
                 pre_nms_top_k=2 * proposals,
                 num_proposals=2 * proposals,
@@ -62,10 +62,7 @@ def task(
             roi_sampler=maskrcnn.ROISampler(num_sampled_rois=SAMPLED_REGIONS),
             mask_sampler=maskrcnn.MaskSampler(num_sampled_masks=16),
             detection_generator=maskrcnn.DetectionGenerator(nms_version="batched", max_num_detections=detections),
-            # ImageNet's weights need this epsilon; the momentum suits short trainings.
-            norm_activation=common.NormActivation(
-                activation="relu6", use_sync_bn=False, norm_momentum=0.97, norm_epsilon=1e-3
-            ),
+            norm_activation=common.NormActivation(activation="relu6", use_sync_bn=False, **normalization),
         ),
         # The library divides this loss by the regions sampled for the classes, not by those of the proposals.
         # From a fiftieth of a box's side on, errors of boxes count by their size (Huber), not by its square.

@@ -9,7 +9,6 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable
 
 from app import files
 from app.cli import InputError, one_line
@@ -70,8 +69,9 @@ def _download(url: str) -> pathlib.Path:
             hub.resolve(url)
     except Exception as error:  # of urllib, sockets and tarfile; it may be the page of a login instead
         raise Unavailable(f"model {url}: the download failed ({one_line(error)})") from error
-    _remove(folder.glob(CHECKPOINTS))
-    _remove(folder.parent.glob(f"{folder.name}.*.tmp"))  # of downloads that were killed
+    killed_downloads = folder.parent.glob(f"{folder.name}.*.tmp")
+    for rest in (*folder.glob(CHECKPOINTS), *killed_downloads):
+        shutil.rmtree(rest, ignore_errors=True)
     return folder
 
 
@@ -90,15 +90,11 @@ def _unpack(archive: pathlib.Path) -> pathlib.Path:
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise InputError(f"model {archive}: not a complete .tar.gz archive ({one_line(error)})") from error
         _find_saved_model(unpacked, str(archive))
-        _remove(unpacked.glob(CHECKPOINTS))
+        for rest in unpacked.glob(CHECKPOINTS):
+            shutil.rmtree(rest)
         with contextlib.suppress(OSError):  # another run has just unpacked it
             unpacked.rename(folder)
     return folder
-
-
-def _remove(folders: Iterable[pathlib.Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _find_saved_model(folder: pathlib.Path, handle: str) -> pathlib.Path:

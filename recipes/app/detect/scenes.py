@@ -1,12 +1,8 @@
-"""Photos with instances to train a detector on, and new ones composed of them (copy-paste).
-
-Source of the composition: Ghiasi et al.: Simple Copy-Paste is a Strong Data Augmentation Method for Instance
-Segmentation, CVPR 2021, section 3.
-"""
+"""Scenes to train a detector on, composed as by Ghiasi et al. (Simple Copy-Paste, CVPR 2021, section 3)."""
 
 from collections.abc import Callable, Sequence
 
-from app.datasets import Scene, empty_scene
+from app.datasets import Scene
 
 import cv2
 import numpy as np
@@ -40,7 +36,7 @@ def prepare(scene: Scene, side: int) -> Scene:
     image = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA)
     masks = [resized(mask) for mask in scene.masks]
     if scene.crowd is not None:
-        image = _fill(np.random.default_rng(0), image, resized(scene.crowd) & ~np.any(masks, axis=0))
+        image = inpaint(np.random.default_rng(0), image, resized(scene.crowd) & ~np.any(masks, axis=0))
     return _visible(image, scene.classes, masks, np.zeros(len(masks)))  # some may be smaller than a pixel now
 
 
@@ -50,12 +46,7 @@ def _visible(image: np.ndarray, classes: np.ndarray, masks: Sequence[np.ndarray]
     return Scene(image, classes[kept], np.array([masks[k] for k in kept], bool).reshape(-1, *image.shape[:2]))
 
 
-def inpaint_instances(rng: np.random.Generator, scene: Scene) -> Scene:
-    """A photo without its instances: their place is filled in with what is around it."""
-    return empty_scene(_fill(rng, scene.image, scene.masks.any(0)))
-
-
-def _fill(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def inpaint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fills a part of an image with what is around it, coarsely, with noise."""
     height, width = image.shape[:2]
     hole = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8))
@@ -77,7 +68,8 @@ def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Ge
         for _ in range(rng.integers(1, MOST_PASTED + 1)):
             other = draw(rng)
             if rng.random() < FRACTION_DECOYS:
-                background = inpaint_instances(rng, draw(rng)).image
+                removed = draw(rng)
+                background = inpaint(rng, removed.image, removed.masks.any(0))
                 background = cv2.resize(background, other.image.shape[1::-1], interpolation=cv2.INTER_AREA)
                 other = Scene(background, np.full_like(other.classes, DECOY), other.masks)
             if len(other.classes):

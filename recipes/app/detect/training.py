@@ -131,7 +131,7 @@ def scene_composer(data: DetectionData, image_size: int, seed: int) -> Callable[
             if rng.random() < DRAWN:
                 base = empty_scene(synthetic.draw_background(rng, image_size))
             else:
-                base = scenes.inpaint_instances(rng, base)
+                base = empty_scene(scenes.inpaint(rng, base.image, base.masks.any(0)))
         return scenes.compose(rng, base, draw_photo, image_size)
 
     return compose
