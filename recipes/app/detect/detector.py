@@ -23,9 +23,6 @@ def from_saved_model(handle: str) -> Callable[[np.ndarray], dict[str, tf.Tensor]
 
     For N detections, by descending score: boxes [1, N, 4] (ymin, xmin, ymax, xmax as fractions of height and width),
     classes and scores [1, N], masks [1, N, h, w] (probabilities inside the box), and their number [1].
-
-    Raises:
-      InputError: if saved_models.load does, or if it does not detect instances.
     """
     loaded = saved_models.load(handle)
     signature = loaded.signatures.get("serving_default")
@@ -51,10 +48,7 @@ def detect(
 ) -> list[Instance]:
     """Detects the objects in a photo, uint8 [H, W, 3], by descending score.
 
-    Args:
-      predict: a detector, as from_saved_model loads it.
-      names: of the classes, by id.
-      min_score: 0..1.
+    `predict` is what from_saved_model returns, `names` has those of the classes by id, `min_score` is 0..1.
     """
     height, width = photo.shape[:2]
     outputs = {name: tensor[0].numpy() for name, tensor in predict(photo).items()}
@@ -83,18 +77,14 @@ def detect(
 
 
 def enlarge(mask: np.ndarray, box: np.ndarray, height: int, width: int, margin: int = 0) -> tuple[np.ndarray, int, int]:
-    """Enlarges a mask to its box in the photo.
+    """Enlarges a mask, probabilities [h, w], to its box in the photo.
 
     TensorFlow's object detection API does the same over the whole photo (reframe_box_masks_to_image_masks: bilinear,
-    with the corners of mask and photo aligned); this covers the box only.
+    with the corners of mask and photo aligned); this covers the box and `margin` pixels around it, where they are 0.
+    The box is ymin, xmin, ymax, xmax as fractions of the photo; it may extend beyond it.
 
-    Args:
-      mask: probabilities [h, w] over the box.
-      box: ymin, xmin, ymax, xmax as fractions 0..1 of the photo; it may extend beyond it.
-      height, width: of the photo, pixels.
-      margin: pixels around the box, with probability 0.
     Returns:
-      Probabilities float32 [H, W] for the part of the photo in the box, and the top and left of that part, pixels.
+      Probabilities float32 [H, W] for this part of the photo, and its top and left, pixels.
     """
     rows, top = _bilinear_weights(box[0], box[2], height, mask.shape[0], margin)
     columns, left = _bilinear_weights(box[1], box[3], width, mask.shape[1], margin)

@@ -39,7 +39,7 @@ def task(
     as many in training, and give at most `detections` in a photo. Class 0 is the background.
     """
     convolutions = {"num_filters": filters, "use_separable_conv": True}
-    normalization = {"norm_momentum": 0.97, "norm_epsilon": 1e-3}  # for short trainings; as in ImageNet's weights
+    normalization = {"norm_momentum": 0.97, "norm_epsilon": 1e-3}  # for short trainings; of ImageNet's weights
     config = maskrcnn.MaskRCNNTask(
         model=maskrcnn.MaskRCNN(
             num_classes=num_classes,

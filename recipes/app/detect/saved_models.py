@@ -27,12 +27,7 @@ class Unavailable(InputError):
 
 
 def load(handle: str):
-    """Loads a SavedModel from a folder, a .tar.gz (file or URL), or the URL of a model on TensorFlow Hub or Kaggle.
-
-    Raises:
-      Unavailable: if it could not be downloaded.
-      InputError: if it is damaged, or no SavedModel.
-    """
+    """Loads a SavedModel from a folder, a .tar.gz (file or URL), or the URL of a model on TensorFlow Hub or Kaggle."""
     try:
         if handle.startswith(("http://", "https://")):
             folder = _download(handle)
