@@ -4,7 +4,7 @@ import itertools
 
 from app.cli import InputError
 from app.datasets import empty_scene, load, pets
-from app.detect import detector, export, instances, network, precision, scenes
+from app.detect import detector, evaluation, instances, network, scenes
 
 import keras
 import numpy as np
@@ -80,7 +80,7 @@ def test_crowds_are_filled_in_for_training_and_count_neither_way():
     wrong = instances.Instance(10, "disc", 1.0, box, inside, 0, 0)
     for one, expected in ((scene, 1), (scene._replace(crowd=None), 0.5)):
         right = list(as_instances(one))
-        scores = precision.average_precision([lambda one=one: one], [10, 20], lambda _, right=right: [wrong, *right])
+        scores = evaluation.average_precision([lambda one=one: one], [10, 20], lambda _, right=right: [wrong, *right])
         assert list(scores.values()) == pytest.approx([expected] * 6)
 
 
@@ -131,8 +131,8 @@ def test_steps_and_an_export(tmp_path):
     first, last = (np.mean([entry["model_loss"] for entry in part]) for part in (losses[:3], losses[-3:]))
     assert last < 0.8 * first
 
-    detect = export.detector(model, SIDE, (17, 90))
-    export.save(detect, tmp_path / "model")
+    detect = network.detector(model, SIDE, (17, 90))
+    network.save(detect, tmp_path / "model")
     weights = sum(np.size(variable) for variable in model.variables)
     assert (tmp_path / "model" / "saved_model.pb").stat().st_size < 2 * weights + 1.2e6  # float16, and the graph
     predict = detector.from_saved_model(str(tmp_path / "model"))
@@ -170,7 +170,7 @@ def test_average_precision():
         ([], [0] * 6),
     ):
         left = iter(detections)
-        scores = precision.average_precision(
+        scores = evaluation.average_precision(
             [lambda: one, lambda: other], (10, 20), lambda photo, left=left: [*itertools.islice(left, 1)]
         )
         assert list(scores) == names and list(scores.values()) == pytest.approx(expected)

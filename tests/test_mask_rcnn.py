@@ -320,7 +320,7 @@ def test_the_small_model_outlines_the_cat_and_the_dog_and_nothing_else(command_l
         (("--max-detections", 0), "--max-detections: 0 is not"),
         (("--labels", "nowhere.pbtxt"), "--labels nowhere.pbtxt: cannot be read"),
         (("--labels", ROOT / "LICENSE"), "no line like item"),
-        (("--labels", ROOT / "resources" / "strip.jpg"), "not a label map"),
+        (("--labels", ROOT / "resources" / "strip.jpg"), "cannot be read as a label map"),
         (("--score", 1), "--help"),
     ],
 )

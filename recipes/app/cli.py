@@ -11,8 +11,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
-from app import download
-
 import requests
 from tqdm import tqdm
 
@@ -102,7 +100,7 @@ def one_line(error: Exception) -> str:
         return "the connection broke in the middle of the file"
     if isinstance(error, requests.ConnectionError | requests.Timeout):
         host = urlsplit(error.request.url).hostname if error.request else "the server"
-        return f"no connection to {host}, or no answer for {download.TIMEOUT} s"
+        return f"no connection to {host}, or no answer in time"
     return " ".join(str(error).split())[:600] or type(error).__name__
 
 

@@ -1,37 +1,28 @@
 """ImageNet weights of the encoders in keras.applications."""
 
-import contextlib
-import io
 import pathlib
 import sys
 import warnings
 from collections.abc import Callable
 
-from app import download
 from app.cli import InputError, one_line
-from app.files import ROOT, check_writable, replacing
+from app.files import ROOT, check_writable, replacing, time_limit
 
 import h5py
 import keras
+from keras.applications import VGG16, MobileNetV2
 
 SITE = "https://storage.googleapis.com/tensorflow/keras-applications"
 URLS = {  # of the weights without the classifier
-    keras.applications.VGG16: f"{SITE}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    keras.applications.MobileNetV2: (
-        f"{SITE}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
-    ),
+    VGG16: f"{SITE}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    MobileNetV2: f"{SITE}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
 }
 
 
 def weights_file(application: Callable[..., keras.Model], choice: str) -> pathlib.Path | None:
-    """The file of an encoder's pretrained weights, for its argument `weights`; None for "none".
+    """The file of an encoder's pretrained weights, for its argument `weights`; None for the choice "none".
 
-    Args:
-      application: the encoder, one of URLS.
-      choice: "imagenet" is the file in weights/, downloaded the first time; otherwise "none", or the path of a weights
-        file: .weights.h5 (Keras 3) or .h5 (older).
-    Raises:
-      InputError: if the file is missing and cannot be downloaded, is damaged, or does not fit the encoder.
+    "imagenet" is the file in weights/, downloaded the first time; any other choice is the path of a file.
     """
     if choice == "none":
         return None
@@ -47,8 +38,8 @@ def weights_file(application: Callable[..., keras.Model], choice: str) -> pathli
     except Exception as error:  # HDF5 and Keras raise half a dozen kinds
         reason = getattr(error, "strerror", None) or "damaged, or it holds other weights"
         raise InputError(
-            f"--backbone-weights {choice}: cannot use {path} ({reason}); it has to be a .weights.h5 (Keras 3) or .h5 "
-            f"(older) of {application.__name__} without its classifier; remove it, name another one, or use none"
+            f"--backbone-weights {choice}: cannot use {path} ({reason}); it has to be a .weights.h5 or .h5 of "
+            f"{application.__name__} without its classifier; remove it, name another one, or use none"
         ) from error
     return path
 
@@ -56,10 +47,11 @@ def weights_file(application: Callable[..., keras.Model], choice: str) -> pathli
 def _download(url: str, path: pathlib.Path) -> None:
     check_writable(path.parent, "weights folder")
     print(f"downloading {url}", flush=True)
-    bar = contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stdout(io.StringIO())
+    if not sys.stdout.isatty():
+        keras.utils.disable_interactive_logging()  # no progress bar in a log
     with replacing(path) as temporary:
         try:
-            with download.time_limit(), bar:
+            with time_limit():
                 keras.utils.get_file(temporary.name, url, cache_dir=path.parent, cache_subdir="")
             if not h5py.is_hdf5(temporary):
                 raise ValueError("no weights, but perhaps the page of a login")

@@ -1,18 +1,22 @@
-"""Files that are either complete or absent."""
+"""Files that are either complete or absent, and a time limit for downloads."""
 
 import contextlib
 import json
 import os
 import pathlib
 import platform
+import socket
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from app.cli import InputError
 
+import requests
+
 HOST = platform.node().partition(".")[0][:20] or "host"  # several machines may share a disk
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # the project's folder, with output/ and weights/
+TIMEOUT = 20  # seconds without an answer to a download
 
 
 def shipped(recipe: str) -> pathlib.Path:
@@ -86,3 +90,21 @@ def check_writable(folder: pathlib.Path, flag: str) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{flag} {folder}: cannot write there ({reason}); name another folder") from error
+
+
+@contextlib.contextmanager
+def time_limit() -> Iterator[None]:
+    """Applies TIMEOUT to connections that libraries open without a limit, by urllib or by requests."""
+    send = requests.adapters.HTTPAdapter.send
+    default = socket.getdefaulttimeout()
+
+    def send_with_timeout(adapter, request, **options):
+        return send(adapter, request, **{**options, "timeout": options.get("timeout") or TIMEOUT})
+
+    requests.adapters.HTTPAdapter.send = send_with_timeout
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        requests.adapters.HTTPAdapter.send = send
+        socket.setdefaulttimeout(default)

@@ -66,7 +66,7 @@ def scores(model: str, pets: str, folders: list[str]) -> dict[str, dict]:
     """Average precisions on photos and composed photos; for each folder of others the false alarms and the photos."""
     from app import photos
     from app.datasets import load, synthetic
-    from app.detect import detector, precision
+    from app.detect import detector, evaluation
 
     detect_all = detector.from_saved_model(model)
     dataset = load.load(pets, for_instances=True)
@@ -77,7 +77,7 @@ def scores(model: str, pets: str, folders: list[str]) -> dict[str, dict]:
     read = load.scenes(dataset, "test")
     groups = {"photos": read, "composed": [lambda number=number: composed(read, number) for number in range(COMPOSED)]}
     result = {
-        name: {"photos": len(group), **precision.average_precision(group, list(dataset.categories), detect)}
+        name: {"photos": len(group), **evaluation.average_precision(group, list(dataset.categories), detect)}
         for name, group in groups.items()
     }
     rng = np.random.default_rng(19)

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 import sys
 
-from app import download
+from app import files
 from app.cli import InputError, one_line
 from app.datasets import Dataset, Scene, empty_scene
 from common import data
@@ -84,9 +84,9 @@ def _download(builder) -> None:
     before = set(downloads.rglob("*.tmp.*"))
     try:
         for url in builder.url_infos:  # tensorflow-datasets itself would try for minutes without a network
-            with requests.get(url, stream=True, timeout=download.TIMEOUT) as response:
+            with requests.get(url, stream=True, timeout=files.TIMEOUT) as response:
                 response.raise_for_status()
-        with download.time_limit():
+        with files.time_limit():
             builder.download_and_prepare()
     except Exception as error:  # network, checksum, archive or disk
         raise InputError(

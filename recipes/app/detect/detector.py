@@ -23,12 +23,6 @@ def from_saved_model(handle: str) -> Callable[[np.ndarray], dict[str, tf.Tensor]
 
     For N detections, by descending score: boxes [1, N, 4] (ymin, xmin, ymax, xmax as fractions of height and width),
     classes and scores [1, N], masks [1, N, h, w] (probabilities inside the box), and their number [1].
-
-    Args:
-      handle: the address of the model, see saved_models.py.
-    Raises:
-      saved_models.Unavailable: if it could not be downloaded.
-      InputError: if it is damaged, or does not detect instances.
     """
     loaded = saved_models.load(handle)
     signature = loaded.signatures.get("serving_default")
@@ -54,12 +48,11 @@ def detect(
 ) -> list[Instance]:
     """Detects the objects in a photo, uint8 [H, W, 3], by descending score.
 
-    Args:
-      predict: a detector, as from_saved_model loads it.
-      names: of the classes, by id.
-      min_score: 0..1.
+    `predict` is what from_saved_model returns, `names` has those of the classes by id, `min_score` is 0..1.
     """
+    height, width = photo.shape[:2]
     outputs = {name: tensor[0].numpy() for name, tensor in predict(photo).items()}
+    margin = round(MARGIN * max(height, width)) if COARSE_MASKS in outputs else 0
     scores = outputs["detection_scores"][: int(outputs["num_detections"])]
     boxes = outputs["detection_boxes"]
     # Low scores are dropped before any work is done for them.
@@ -67,72 +60,51 @@ def detect(
     instances = []
     for k in sure[:max_detections]:
         box = boxes[k]
-        probabilities, top, left = enlarge(outputs["detection_masks"][k], box, *photo.shape[:2])
+        probabilities, top, left = enlarge(outputs["detection_masks"][k], box, height, width, margin)
         mask = probabilities > MASK_THRESHOLD
-        if COARSE_MASKS in outputs:
-            mask, top, left, box = _follow_edges(photo, probabilities, top, left, box)
-        if mask.any():
-            category = int(outputs["detection_classes"][k])
-            name = names.get(category, f"class {category}")
-            instances.append(Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
+        if COARSE_MASKS in outputs and min(mask.shape) > 1:
+            part = photo[top : top + mask.shape[0], left : left + mask.shape[1]]
+            guided = cv2.resize(matting.Guide(part).fit(probabilities), mask.shape[::-1]) > MASK_THRESHOLD
+            mask = guided if guided.any() else mask  # an unsure mask can vanish in what is surely around it
+        if not mask.any():
+            continue
+        if COARSE_MASKS in outputs:  # the mean of the box and the mask's own
+            box = (box + np.add(scenes.bounds(mask), (top, left, top, left)) / (height, width, height, width)) / 2
+        category = int(outputs["detection_classes"][k])
+        name = names.get(category, f"class {category}")
+        instances.append(Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
     return instances
 
 
-def _follow_edges(
-    photo: np.ndarray, probabilities: np.ndarray, top: int, left: int, box: np.ndarray
-) -> tuple[np.ndarray, int, int, np.ndarray]:
-    """Refines a coarse mask along the photo's edges, as matting.py does; the box becomes the mean of box and mask.
-
-    Returns:
-      The mask, bool [h, w], its top and left in the photo, and the box.
-    """
-    height, width = photo.shape[:2]
-    margin = round(MARGIN * max(height, width))
-    above = min(margin, top)
-    before = min(margin, left)
-    below = min(margin, height - top - probabilities.shape[0])
-    behind = min(margin, width - left - probabilities.shape[1])
-    probabilities = np.pad(probabilities, ((above, below), (before, behind)))
-    top -= above
-    left -= before
-    mask = probabilities > MASK_THRESHOLD
-    if min(mask.shape) > 1:
-        part = photo[top : top + mask.shape[0], left : left + mask.shape[1]]
-        guided = cv2.resize(matting.Guide(part).fit(probabilities), mask.shape[::-1]) > MASK_THRESHOLD
-        if guided.any():  # an unsure mask can vanish in what is surely around it
-            mask = guided
-    if mask.any():
-        bounds = np.add(scenes.bounds(mask), (top, left, top, left)) / (height, width, height, width)
-        box = (box + bounds) / 2
-    return mask, top, left, box
-
-
-def enlarge(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
-    """Enlarges a mask to its box in the photo.
+def enlarge(mask: np.ndarray, box: np.ndarray, height: int, width: int, margin: int = 0) -> tuple[np.ndarray, int, int]:
+    """Enlarges a mask, probabilities [h, w], to its box in the photo.
 
     TensorFlow's object detection API does the same over the whole photo (reframe_box_masks_to_image_masks: bilinear,
-    with the corners of mask and photo aligned); this covers the box only.
+    with the corners of mask and photo aligned); this covers the box and `margin` pixels around it, where they are 0.
+    The box is ymin, xmin, ymax, xmax as fractions of the photo; it may extend beyond it.
 
-    Args:
-      mask: probabilities [h, w] over the box.
-      box: ymin, xmin, ymax, xmax as fractions 0..1 of the photo; it may extend beyond it.
-      height, width: of the photo, pixels.
     Returns:
-      Probabilities float32 [H, W] for the part of the photo in the box, and the top and left of that part, pixels.
+      Probabilities float32 [H, W] for this part of the photo, and its top and left, pixels.
     """
-    rows, top = _bilinear_weights(box[0], box[2], height, mask.shape[0])
-    columns, left = _bilinear_weights(box[1], box[3], width, mask.shape[1])
+    rows, top = _bilinear_weights(box[0], box[2], height, mask.shape[0], margin)
+    columns, left = _bilinear_weights(box[1], box[3], width, mask.shape[1], margin)
     return rows @ mask.astype(np.float32) @ columns.T, top, left
 
 
-def _bilinear_weights(begin: float, end: float, pixels: int, samples: int) -> tuple[np.ndarray, int]:
+def _bilinear_weights(begin: float, end: float, pixels: int, samples: int, margin: int) -> tuple[np.ndarray, int]:
     """Weights float32 [n, samples] of the samples for each of the n pixels from begin to end, and the first pixel."""
     # Fractions 0 and 1 are the centres of the first and the last pixel.
-    places = np.linspace(0, 1, pixels, dtype=np.float32) if pixels > 1 else np.full(1, 0.5, np.float32)
+    places = np.linspace(0, 1, pixels, dtype=np.float32) if pixels > 1 else np.float32([0.5])
     if not end > begin:
         return np.zeros((0, samples), np.float32), 0
     places = (places - begin) / (end - begin) * (samples - 1)
-    inside = np.flatnonzero((places >= 0) & (places <= samples - 1))
-    first = int(inside[0]) if len(inside) else 0
-    distances = np.abs(places[inside, np.newaxis] - np.arange(samples, dtype=np.float32))
-    return np.maximum(0, 1 - distances).astype(np.float32), first
+    inside = (places >= 0) & (places <= samples - 1)
+    numbers = np.flatnonzero(inside)
+    first = max(0, numbers.min(initial=pixels) - margin)
+    window = slice(first, numbers.max(initial=-1) + 1 + margin)
+    return bilinear(places[window], samples) * inside[window, np.newaxis], int(first)
+
+
+def bilinear(places: np.ndarray, samples: int) -> np.ndarray:
+    """Weights [n, samples] that interpolate at n places from 0 to samples - 1, in the places' dtype."""
+    return np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(samples, dtype=places.dtype)))

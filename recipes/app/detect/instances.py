@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_masks
 
-SUMMARIZED = 4  # classes in a summary
 OPACITY = 0.45  # of the tint
 FONT = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # Latin, Greek, Cyrillic
 
@@ -57,30 +56,24 @@ def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.nd
 def summary(instances: Sequence[Instance]) -> str:
     """How many of which class, the most frequent ones first: "3 cat, 1 dog, 4 more kinds"."""
     counts = collections.Counter(instance.name for instance in instances).most_common()
-    parts = [textwrap.shorten(f"{count} {name}", 30, placeholder="...") for name, count in counts[:SUMMARIZED]]
-    if len(counts) > SUMMARIZED:
-        parts.append(f"{len(counts) - SUMMARIZED} more kinds")
+    parts = [textwrap.shorten(f"{count} {name}", 30, placeholder="...") for name, count in counts[:4]]
+    if len(counts) > 4:
+        parts.append(f"{len(counts) - 4} more kinds")
     return ", ".join(parts) or "nothing"
 
 
 def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
-    """Draws instances over a photo: tint, outline, box, name and score, each instance in its color.
+    """Draws instances over a photo, uint8 [H, W, 3]: tint, outline, box, name and score, each in its color.
 
-    Args:
-      photo: RGB, uint8 [H, W, 3]; lines and letters scale with it.
-      instances: by descending score; the first one is on top.
-    Returns:
-      RGB, uint8 [H, W, 3].
+    The first instance is on top. Lines and letters scale with the photo.
     """
     picture = photo.copy()
     height, width = photo.shape[:2]
     numbers = instance_map((height, width), instances)
     colors = [_color(number) for number in range(1, len(instances) + 1)]
-    for number, (instance, color) in enumerate(zip(instances, colors, strict=True), 1):
-        part = picture[instance.window]
-        visible = numbers[instance.window] == number
-        tinted = part[visible] * np.float32(1 - OPACITY) + np.float32(OPACITY) * np.float32(color)
-        part[visible] = tinted.astype(np.uint8)
+    covered = numbers > 0
+    tints = np.float32(OPACITY) * np.float32([(0, 0, 0), *colors])
+    picture[covered] = (picture[covered] * np.float32(1 - OPACITY) + tints[numbers[covered]]).astype(np.uint8)
     line = max(2, round(min(height, width) / 250))
     last = np.array((height, width, height, width)) - 1 - line // 2
     for instance, color in reversed(list(zip(instances, colors, strict=True))):
@@ -107,52 +100,34 @@ def _label(picture: np.ndarray, instances: Sequence[Instance], colors: Sequence[
     font = ImageFont.truetype(FONT, max(12, round(min(image.size) / 36)))
     margin = font.size // 5
     height = font.size + 2 * margin
-    plates = []
+    taken = np.zeros(picture.shape[:2], bool)
     for instance, color in zip(instances, colors, strict=True):
         text = instance.name if instance.score is None else f"{instance.name} {instance.score:.0%}"
         width = round(draw.textlength(text, font)) + 2 * margin
         top, left, bottom, _ = np.multiply(instance.box, (image.height, image.width, image.height, image.width))
         x = max(0, min(round(left), image.width - width))
-        places = []
-        for y in (top - height, top, bottom, top - 2 * height, bottom - height):  # above, inside, below, ...
-            y = max(0, min(round(y), image.height - height))
-            places.append((x, y, x + width, y + height))
-        free = (place for place in places if not any(_overlap(place, plate) for plate in plates))
-        plate = next(free, places[0])
-        plates.append(plate)
-        draw.rectangle(plate, fill=color)
+        places = (top - height, top, bottom, top - 2 * height, bottom - height)  # above, inside, below, ...
+        ys = [max(0, min(round(y), image.height - height)) for y in places]
+        y = next((y for y in ys if not taken[y : y + height, x : x + width].any()), ys[0])
+        taken[y : y + height, x : x + width] = True
+        draw.rectangle((x, y, x + width, y + height), fill=color)
         ink = "black" if np.dot(color, (0.299, 0.587, 0.114)) > 110 else "white"
-        draw.text((plate[0] + margin, plate[1] + height / 2), text, fill=ink, font=font, anchor="lm")
+        draw.text((x + margin, y + height / 2), text, fill=ink, font=font, anchor="lm")
     return np.asarray(image)
-
-
-def _overlap(one: tuple, other: tuple) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def image_ids(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, int]:
     """An image id for each photo, as COCO's formats need it: its name, if that is a number, else an unused one."""
-    named = {path: int(path.stem) for path in paths if path.stem.isdecimal()}
-    free = itertools.filterfalse(set(named.values()).__contains__, itertools.count(1))
-    ids = {}
-    used = set()
-    for path in paths:
-        number = named.get(path)
-        ids[path] = next(free) if number is None or number in used else number
-        used.add(number)
-    return ids
-
-
-def encode(mask: np.ndarray) -> dict:
-    """A mask [H, W] as COCO's run lengths, compressed."""
-    return coco_masks.encode(np.asfortranarray(mask, np.uint8))
+    owners = {int(path.stem): path for path in reversed(paths) if path.stem.isdecimal()}  # the first of several
+    ids = {path: number for number, path in owners.items()}
+    free = itertools.filterfalse(owners.__contains__, itertools.count(1))
+    return {path: ids[path] if path in ids else next(free) for path in paths}
 
 
 def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id: int, file_name: str) -> list[dict]:
-    """The instances of a photo of size (H, W) in COCO's results format, as pycocotools' `COCO.loadRes` reads it.
+    """The instances of a photo of size (H, W) in COCO's results format: https://cocodataset.org/#format-results.
 
-    Source of the format: https://cocodataset.org/#format-results. "file_name" and "instance", the number in the
-    instance map, are added. Without detections in any photo the list is empty, which `loadRes` refuses.
+    "file_name" and "instance", the number in the instance map, are added.
     """
     height, width = size
     results = []
@@ -161,12 +136,13 @@ def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id:
         frame[instance.window] = instance.mask
         ymin, xmin, ymax, xmax = np.clip(instance.box, 0, 1).tolist()
         box = (xmin * width, ymin * height, (xmax - xmin) * width, (ymax - ymin) * height)
+        segmentation = coco_masks.encode(frame)
         result = {
             "image_id": image_id,
             "category_id": instance.category_id,
             "bbox": [round(value, 2) for value in box],
             "score": round(instance.score, 5),
-            "segmentation": {"size": [height, width], "counts": encode(frame)["counts"].decode("ascii")},
+            "segmentation": {"size": [height, width], "counts": segmentation["counts"].decode("ascii")},
             "file_name": file_name,
             "instance": number,
         }

@@ -9,19 +9,17 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable
 
-from app import download, files
+from app import files
 from app.cli import InputError, one_line
 
-import tensorflow as tf
 import tensorflow_hub as hub
 from tensorflow_hub import compressed_module_resolver
 
 CHECKPOINTS = "*/checkpoint"  # in the model zoo's archives: as large as the SavedModel, and not needed
 
 os.environ.setdefault("TFHUB_CACHE_DIR", str(files.ROOT / "weights" / "tfhub"))
-compressed_module_resolver.LOCK_FILE_TIMEOUT_SEC = download.TIMEOUT  # a killed download leaves its lock behind
+compressed_module_resolver.LOCK_FILE_TIMEOUT_SEC = files.TIMEOUT  # a killed download leaves its lock behind
 
 
 class Unavailable(InputError):
@@ -29,15 +27,7 @@ class Unavailable(InputError):
 
 
 def load(handle: str):
-    """Loads a SavedModel, as `tf.saved_model.load` does.
-
-    Args:
-      handle: the URL of a model on TensorFlow Hub or Kaggle, a folder with a SavedModel, or a .tar.gz with one, as a
-        file or a URL.
-    Raises:
-      Unavailable: if it could not be downloaded.
-      InputError: if it is damaged, or no SavedModel.
-    """
+    """Loads a SavedModel from a folder, a .tar.gz (file or URL), or the URL of a model on TensorFlow Hub or Kaggle."""
     try:
         if handle.startswith(("http://", "https://")):
             folder = _download(handle)
@@ -53,9 +43,7 @@ def load(handle: str):
     try:
         return hub.load(str(saved_model))
     except Exception as error:  # protobuf, TensorFlow and the file system raise many kinds
-        advice = (
-            "" if folder == pathlib.Path(handle) else f"; remove {folder}, and it will be fetched or unpacked again"
-        )
+        advice = "" if folder == pathlib.Path(handle) else f"; remove {folder} to fetch or unpack it again"
         raise InputError(f"model {handle}: its SavedModel cannot be loaded ({one_line(error)}){advice}") from error
 
 
@@ -72,14 +60,13 @@ def _download(url: str) -> pathlib.Path:
     print(f"downloading {url}", flush=True)
     os.environ["TFHUB_DOWNLOAD_PROGRESS"] = "yes" if sys.stdout.isatty() else ""
     try:
-        with download.time_limit():
+        with files.time_limit():
             hub.resolve(url)
-    except tf.errors.OpError as error:
-        raise InputError(f"model {url}: cannot be kept in {files.shown(folder.parent)} ({error.message})") from error
     except Exception as error:  # of urllib, sockets and tarfile; it may be the page of a login instead
         raise Unavailable(f"model {url}: the download failed ({one_line(error)})") from error
-    _remove(folder.glob(CHECKPOINTS))
-    _remove(folder.parent.glob(f"{folder.name}.*.tmp"))  # of downloads that were killed
+    killed_downloads = folder.parent.glob(f"{folder.name}.*.tmp")
+    for rest in (*folder.glob(CHECKPOINTS), *killed_downloads):
+        shutil.rmtree(rest, ignore_errors=True)
     return folder
 
 
@@ -98,15 +85,11 @@ def _unpack(archive: pathlib.Path) -> pathlib.Path:
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise InputError(f"model {archive}: not a complete .tar.gz archive ({one_line(error)})") from error
         _find_saved_model(unpacked, str(archive))
-        _remove(unpacked.glob(CHECKPOINTS))
+        for rest in unpacked.glob(CHECKPOINTS):
+            shutil.rmtree(rest)
         with contextlib.suppress(OSError):  # another run has just unpacked it
             unpacked.rename(folder)
     return folder
-
-
-def _remove(folders: Iterable[pathlib.Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _find_saved_model(folder: pathlib.Path, handle: str) -> pathlib.Path:

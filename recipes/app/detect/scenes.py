@@ -1,12 +1,8 @@
-"""Photos with instances to train a detector on, and new ones composed of them (copy-paste).
-
-Source of the composition: Ghiasi et al.: Simple Copy-Paste is a Strong Data Augmentation Method for Instance
-Segmentation, CVPR 2021, section 3.
-"""
+"""Scenes to train a detector on, composed as by Ghiasi et al. (Simple Copy-Paste, CVPR 2021, section 3)."""
 
 from collections.abc import Callable, Sequence
 
-from app.datasets import Scene, empty_scene
+from app.datasets import Scene
 
 import cv2
 import numpy as np
@@ -23,10 +19,9 @@ MASK_SIDE = 56  # pixels of the masks to learn, twice as many as the network giv
 
 
 def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of a mask [H, W] with at least one pixel; the last two are exclusive."""
-    rows = np.flatnonzero(mask.any(1))
-    columns = np.flatnonzero(mask.any(0))
-    return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+    """Top, left, bottom and right of a mask [H, W]; the last two are exclusive. All are 0 for an empty mask."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return top, left, top + height, left + width
 
 
 def prepare(scene: Scene, side: int) -> Scene:
@@ -41,7 +36,7 @@ def prepare(scene: Scene, side: int) -> Scene:
     image = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA)
     masks = [resized(mask) for mask in scene.masks]
     if scene.crowd is not None:
-        image = _fill(np.random.default_rng(0), image, resized(scene.crowd) & ~np.any(masks, axis=0))
+        image = inpaint(np.random.default_rng(0), image, resized(scene.crowd) & ~np.any(masks, axis=0))
     return _visible(image, scene.classes, masks, np.zeros(len(masks)))  # some may be smaller than a pixel now
 
 
@@ -51,12 +46,7 @@ def _visible(image: np.ndarray, classes: np.ndarray, masks: Sequence[np.ndarray]
     return Scene(image, classes[kept], np.array([masks[k] for k in kept], bool).reshape(-1, *image.shape[:2]))
 
 
-def inpaint_instances(rng: np.random.Generator, scene: Scene) -> Scene:
-    """A photo without its instances: their place is filled in with what is around it."""
-    return empty_scene(_fill(rng, scene.image, scene.masks.any(0)))
-
-
-def _fill(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def inpaint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fills a part of an image with what is around it, coarsely, with noise."""
     height, width = image.shape[:2]
     hole = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8))
@@ -71,18 +61,17 @@ def _fill(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.n
 def compose(rng: np.random.Generator, scene: Scene, draw: Callable[[np.random.Generator], Scene], side: int) -> Scene:
     """Varies a scene: places it at a random scale in a square, pastes instances of others, mirrors it, varies colors.
 
-    Args:
-      rng: the source of all randomness.
-      scene: the photo to begin with.
-      draw: another scene, to take instances from.
-      side: of the square, pixels.
+    `draw` gives the other scenes; the square has `side` pixels a side.
     """
     canvas = _place(rng, scene, side)
     if rng.random() < FRACTION_PASTED:
         for _ in range(rng.integers(1, MOST_PASTED + 1)):
             other = draw(rng)
             if rng.random() < FRACTION_DECOYS:
-                other = _decoys(rng, other, draw(rng))
+                removed = draw(rng)
+                background = inpaint(rng, removed.image, removed.masks.any(0))
+                background = cv2.resize(background, other.image.shape[1::-1], interpolation=cv2.INTER_AREA)
+                other = Scene(background, np.full_like(other.classes, DECOY), other.masks)
             if len(other.classes):
                 canvas = _paste(rng, canvas, other)
     if rng.random() < 0.5:
@@ -99,9 +88,8 @@ def _place(rng: np.random.Generator, scene: Scene, side: int) -> Scene:
     y = (side - height * scale) * rng.random()
     matrix = np.float32([[scale, 0, x], [0, scale, y]])
     image = cv2.warpAffine(scene.image, matrix, (side, side), borderValue=(128, 128, 128))
-    masks = [
-        cv2.warpAffine(mask.astype(np.uint8), matrix, (side, side), flags=cv2.INTER_NEAREST) for mask in scene.masks
-    ]
+    nearest = {"M": matrix, "dsize": (side, side), "flags": cv2.INTER_NEAREST}
+    masks = [cv2.warpAffine(mask.astype(np.uint8), **nearest) for mask in scene.masks]
     return _visible(image, scene.classes, masks, LEAST_VISIBLE * scale**2 * scene.masks.sum((1, 2)))
 
 
@@ -139,13 +127,6 @@ def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
     return Scene(pixels, classes, np.concatenate([scene.masks, pasted[np.newaxis]]))
 
 
-def _decoys(rng: np.random.Generator, scene: Scene, other: Scene) -> Scene:
-    """The outlines of a scene's instances, with the background of another photo in them."""
-    background = inpaint_instances(rng, other).image
-    background = cv2.resize(background, scene.image.shape[1::-1], interpolation=cv2.INTER_AREA)
-    return Scene(background, np.full_like(scene.classes, DECOY), scene.masks)
-
-
 def _vary_colors(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Varies contrast, saturation and brightness, as the other recipes do."""
     contrast, saturation = rng.uniform(0.7, 1.3, 2)
@@ -156,17 +137,15 @@ def _vary_colors(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The training targets of a scene.
+    """What to learn from a scene: boxes, classes, and the part of each mask inside its box.
 
-    Returns:
-      Boxes float32 [n, 4] (top, left, bottom, right in pixels), classes int32 [n], and the part of each mask inside
-      its box, float32 [n, MASK_SIDE, MASK_SIDE], 0..1.
+    Boxes are float32 [n, 4] (top, left, bottom, right in pixels), classes int32 [n], masks float32 [n, MASK_SIDE,
+    MASK_SIDE], 0..1.
     """
-    boxes = np.zeros((len(scene.classes), 4), np.float32)
+    boxes = np.float32([bounds(mask) for mask in scene.masks]).reshape(-1, 4)
     masks = np.zeros((len(scene.classes), MASK_SIDE, MASK_SIDE), np.float32)
     for k, mask in enumerate(scene.masks):
-        top, left, bottom, right = bounds(mask)
-        boxes[k] = top, left, bottom, right
+        top, left, bottom, right = boxes[k].astype(int)
         crop = mask[top:bottom, left:right].astype(np.float32)
         interpolation = cv2.INTER_AREA if min(crop.shape) >= MASK_SIDE else cv2.INTER_LINEAR
         masks[k] = cv2.resize(crop, (MASK_SIDE, MASK_SIDE), interpolation=interpolation)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from app import checkpoint, cli, device, encoders, files, flags, runs
 from app.datasets import Scene, check, empty_scene, load, synthetic
-from app.detect import detector, export, label_map, network, pictures, precision, scenes
+from app.detect import detector, evaluation, label_map, network, scenes
 from app.report import print_files, versions
 
 import keras
@@ -23,12 +23,9 @@ import tensorflow as tf
 import tf_keras
 from tqdm import tqdm
 
-SIZE_STEP = 64  # the stride of the coarsest level
 EMPTY = 0.2  # of the scenes begin without an instance
 DRAWN = 0.3  # of these: a drawn background, the others a photo whose instances are filled in
 LOSSES = ("rpn_score_loss", "rpn_box_loss", "frcnn_cls_loss", "frcnn_box_loss", "mask_loss")  # parts of the total
-SCORE = "val_mask_ap"  # chooses the best epoch
-PRINTED = ("loss", "val_box_ap", "val_mask_ap")  # after each epoch
 MIN_SCORE = 0.01  # of a detection that is scored
 MAX_DETECTIONS = 100  # in a photo; the network may give fewer
 CACHE = 2e9  # bytes of photos that are kept in memory
@@ -46,20 +43,12 @@ class DetectionData(NamedTuple):
 
 
 def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: int, learning_rate: float) -> runs.Run:
-    """Reads the command line and prepares the training; with --check-data it only checks a folder, and exits.
-
-    Args:
-      recipe: its name, which names its files.
-      doc: its docstring, shown by --help.
-      image_size, epochs, batch_size, learning_rate: the recipe's defaults.
-    Raises:
-      InputError: for a wrong flag or unusable input.
-    """
+    """Reads the command line and prepares the training, as runs.start does; with --check-data it checks and exits."""
     args = flags.parse(
         recipe,
         doc,
         image_size=image_size,
-        size_step=SIZE_STEP,
+        size_step=64,  # the stride of the coarsest level
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -77,16 +66,11 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
     config = {"recipe": recipe, **vars(args)}
     for name in ("predict", "shard", "weights"):  # flags of networks
         del config[name]
-    return runs.Run(config, gpus, score=SCORE, encoder_weights=encoder_weights)
+    return runs.Run(config, gpus, score="val_mask_ap", encoder_weights=encoder_weights)
 
 
 def load_data(run: runs.Run) -> DetectionData:
-    """Loads the data, prints the line that says what is trained on what, and begins or resumes the run.
-
-    Raises:
-      InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
-        other settings.
-    """
+    """Loads the data and begins or resumes the run, as Run.load_data does."""
     dataset = run.load_dataset(for_instances=True)
     readers = {split: load.scenes(dataset, split) for split in dataset.splits}
     counts = {split: len(read) for split, read in readers.items()}
@@ -96,26 +80,17 @@ def load_data(run: runs.Run) -> DetectionData:
 
 
 def fit(
-    run: runs.Run,
-    data: DetectionData,
-    model: tf_keras.Model,
-    step: Callable,
-    optimizer: tf_keras.optimizers.Optimizer,
+    run: runs.Run, data: DetectionData, model: tf_keras.Model, step: Callable, optimizer: tf_keras.optimizers.Optimizer
 ) -> None:
     """Trains from the first unfinished epoch on; after each epoch it scores and keeps the averaged weights.
 
-    Args:
-      run: the training.
-      data: what it learns from.
-      model: the network; see network.py.
-      step: takes a step on a batch, and returns the losses.
-      optimizer: averages the weights (use_ema).
+    `step` is of network.make_train_step, and `optimizer` averages the weights (use_ema).
     """
     optimizer.build(model.trainable_variables)
     variables = {"model": model.variables, "optimizer": optimizer.variables}
     for kind, arrays in run.checkpoint.variables.items():
         checkpoint.restore(variables[kind], arrays)
-    detect_all = export.detector(model, run.image_size, list(data.categories))
+    detect_all = network.detector(model, run.image_size, list(data.categories))
     detect = _detector(data, lambda photo: detect_all(tf.constant(photo[np.newaxis])))
 
     def save_model():
@@ -130,20 +105,19 @@ def fit(
         began = time.perf_counter()
         metrics = _train_epoch(step, batches, data.steps_per_epoch)
         with _averaged(model, optimizer):
-            scores = precision.average_precision(data.validation, list(data.categories), detect)
+            scores = evaluation.average_precision(data.validation, list(data.categories), detect)
         metrics |= {f"val_{name}": value for name, value in scores.items()}
         seconds = time.perf_counter() - began
         run.checkpoint.seconds += seconds
         run.checkpoint.finish_epoch(metrics, variables, save_model, run.epochs)
-        run.checkpoint.print_epoch(run.epochs, seconds, PRINTED)
+        run.checkpoint.print_epoch(run.epochs, seconds, ("loss", "val_box_ap", "val_mask_ap"))
 
 
 def scene_composer(data: DetectionData, image_size: int, seed: int) -> Callable[[int], Scene]:
     """A function that composes a scene of training photos; it depends on the scene's number and the seed alone."""
-    # At the size of the network; three bytes a pixel, and one for each mask.
-    photos = int(CACHE / (image_size**2 * (3 + data.max_instances)))
+    photo_bytes = image_size**2 * (3 + data.max_instances)  # three a pixel, and one for each mask
 
-    @functools.lru_cache(maxsize=photos)
+    @functools.lru_cache(maxsize=int(CACHE / photo_bytes))
     def read(index):
         return scenes.prepare(data.train[index](), image_size)
 
@@ -157,7 +131,7 @@ def scene_composer(data: DetectionData, image_size: int, seed: int) -> Callable[
             if rng.random() < DRAWN:
                 base = empty_scene(synthetic.draw_background(rng, image_size))
             else:
-                base = scenes.inpaint_instances(rng, base)
+                base = empty_scene(scenes.inpaint(rng, base.image, base.masks.any(0)))
         return scenes.compose(rng, base, draw_photo, image_size)
 
     return compose
@@ -190,11 +164,11 @@ def _export(folder: pathlib.Path, detect_all: Callable, categories: dict[int, st
     files.remove_leftovers(folder)
     with tempfile.TemporaryDirectory() as temporary:
         new = pathlib.Path(temporary)
-        export.save(detect_all, new)
+        network.save(detect_all, new)
         label_map.write(new / label_map.NAME, categories)
-        order = {label_map.NAME: 0, "saved_model.pb": 2}  # first what marks the folder, last the weights
         parts = [path for path in new.rglob("*") if path.is_file()]
-        for path in sorted(parts, key=lambda path: order.get(path.name, 1)):
+        # First what marks the folder as a model, last the weights.
+        for path in sorted(parts, key=lambda path: (path.name == "saved_model.pb", path.name != label_map.NAME)):
             with files.replacing(folder / path.relative_to(new)) as copy:
                 shutil.copyfile(path, copy)
 
@@ -205,19 +179,15 @@ def _detector(data: DetectionData, detect_all: Callable) -> Callable:
 
 def report(run: runs.Run, data: DetectionData) -> None:
     """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
-    try:
-        best = detector.from_saved_model(str(run.model_path))
-    except cli.InputError as error:
-        raise cli.InputError(f"{error}; deleted or damaged before it could be scored; train again") from error
-    detect = _detector(data, best)
-    scores = precision.average_precision(data.test, list(data.categories), detect)
+    detect = _detector(data, detector.from_saved_model(str(run.model_path)))
+    scores = evaluation.average_precision(data.test, list(data.categories), detect)
     train = {"images": len(data.train), "epochs": run.finished_epochs, "seconds": round(run.checkpoint.seconds, 1)}
     run.write_metrics({"images": len(data.test), **scores}, train, versions(tf, tf_keras, np))
-    paths = pictures.draw(run.output, data.test, list(data.categories.values()), detect)
+    paths = evaluation.draw_pictures(run.output, data.test, list(data.categories.values()), detect)
     run.checkpoint.end()
     print()
     table = [(f"test, {len(data.test)} photos", "AP", "AP at IoU 0.5")]
-    for kind in precision.KINDS:
+    for kind in evaluation.KINDS:
         table.append((kind, f"{scores[f'{kind}_ap']:.3f}", f"{scores[f'{kind}_ap50']:.3f}"))
     cli.print_table(table)
     recipe = os.path.relpath(pathlib.Path(sys.argv[0]).with_name("mask_rcnn_hub.py"))
