@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import pathlib
 from collections.abc import Sequence
@@ -19,18 +18,14 @@ MAX_ROWS = 40  # of the table
 
 
 class Journal:
-    """Appends a line to predictions.jsonl when the pictures of a photo are written.
-
-    `weights` is the fingerprint of the weights that predict. A `shard`, (I, N), has its own file.
-    """
+    """Appends a line to predictions.jsonl when the pictures of a photo are written; a `shard`, (I, N), has its own."""
 
     def __init__(
-        self, folder: pathlib.Path, class_names: Sequence[str], weights: str, shard: tuple[int, int] | None = None
+        self, folder: pathlib.Path, class_names: Sequence[str], weights: pathlib.Path, shard: tuple[int, int] | None
     ):
-        name = "predictions-{}-of-{}.jsonl".format(*shard) if shard else "predictions.jsonl"
-        self.path = folder / name
+        self.path = folder / ("predictions-{}-of-{}.jsonl".format(*shard) if shard else "predictions.jsonl")
         self.class_names = class_names
-        self.weights = weights
+        self.weights = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()
         self.entries = []  # of this run
         self.kept = []  # of earlier runs
         self.states = {}  # {path: state of the file}, taken before the photos are read
@@ -57,7 +52,7 @@ class Journal:
         """Records a photo or video: its size (width, height), the fraction of each class, 0..1, the seconds, `more`."""
         if not self.entries:  # until now the file of the run before is untouched
             files.write_text(self.path, "".join(map(_line, self.kept)))
-        shares = dict(zip(self.class_names, (round(float(fraction), 5) for fraction in fractions), strict=True))
+        shares = {name: round(float(fraction), 5) for name, fraction in zip(self.class_names, fractions, strict=True)}
         entry = {"path": _text(path), "size": size, **more, "shares": shares, "seconds": round(seconds, 3)}
         entry |= {"weights": self.weights, "file": self.states[path]}
         self.entries.append(entry)
@@ -69,8 +64,8 @@ class Journal:
         for entry in self.entries[:MAX_ROWS]:
             largest = sorted(entry["shares"].items(), key=lambda item: -item[1])[:4]
             summary = ", ".join(f"{fraction:.0%} {name}" for name, fraction in largest)
-            name = str(files.shown(pathlib.Path(entry["path"])))
-            table.append((name, "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
+            path = files.shown(pathlib.Path(entry["path"]))
+            table.append((str(path), "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
         print_table(table)
         if len(self.entries) > MAX_ROWS:
             print(f"... and {len(self.entries) - MAX_ROWS} more")
@@ -80,21 +75,13 @@ def _line(entry: dict[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
-def fingerprint(weights: pathlib.Path) -> str:
-    """Identifies the content of a weights file."""
-    with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
 def _state(path: pathlib.Path) -> str | None:
-    """Changes when a photo does: its size and time of modification."""
-    try:
+    """The size and the time of modification of a photo; None if there is none."""
+    with contextlib.suppress(OSError):
         status = path.stat()
-    except OSError:
-        return None
-    return f"{status.st_size}-{status.st_mtime_ns}"
+        return f"{status.st_size}-{status.st_mtime_ns}"
+    return None
 
 
 def _text(path: pathlib.Path) -> str:
-    """A path as text, even if its bytes are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")  # its bytes may not be UTF-8

@@ -11,7 +11,8 @@ from typing import Any
 from app import device, photos
 from app.cli import InputError, listed
 from app.files import shown
-from app.predict import cutout, journal, network, png, video
+from app.predict import cutout, network, png, video
+from app.predict.journal import Journal
 from common import masks
 
 import keras
@@ -34,19 +35,17 @@ def run(
     A photo gives NAME_mask.png (a palette image of class ids), NAME_overlay.png, NAME_cutout.png (everything but the
     background) and a line of predictions.jsonl; a video gives NAME_overlay.mp4 and such a line.
 
-    Without `weights` those of the recipe are used. `shard` (I, N) selects the I-th of N parts; it skips what is done
-    already, as `resume` does.
+    `shard` (I, N) selects the I-th of N parts, and skips what is done already, as `resume` does.
     """
     counts = photos.Counts()
     items = photos.find_all(paths, output, counts, with_videos=True)
     if not items:
         return counts.exit_status()
     if shard:
-        part, parts = shard
-        items = items[part - 1 :: parts]
+        items = items[shard[0] - 1 :: shard[1]]
     device_name = device.description(device.start())  # before TensorFlow or JAX computes anything
     trained = network.from_weights(recipe, build_model, weights)
-    lines = journal.Journal(output, trained.class_names, journal.fingerprint(trained.file), shard)
+    lines = Journal(output, trained.class_names, trained.file, shard)
     selected = lines.select(items, skip_done=resume or shard is not None)
     pictures = [item for item in selected if not item.is_video]
     videos = [item for item in selected if item.is_video]
@@ -104,7 +103,6 @@ def write_videos(
         began = time.perf_counter()
         try:
             result = video.write(output / f"{item.name}_overlay.mp4", item.path, trained)
+            yield item, {**result, "seconds": time.perf_counter() - began}
         except InputError as error:
             counts.fail(str(error))
-        else:
-            yield item, {**result, "seconds": time.perf_counter() - began}
