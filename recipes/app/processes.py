@@ -95,8 +95,6 @@ def join() -> Processes:
         return Processes()
     if not device.uses_jax():
         raise InputError(f"{COUNT}: several processes train with JAX only: KERAS_BACKEND=jax")
-    if address and number == 0:
-        _check_port(address)
     _initialize(address, number, count)
     return Processes(number, count)
 
@@ -115,25 +113,22 @@ def _keras_settings() -> tuple[str, int, int]:
     return address, int(number), int(count)
 
 
-def _check_port(address: str) -> None:
-    """Raises InputError if the port is in use: JAX would crash."""
-    port = int(address.rpartition(":")[2])
-    try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        advice = f"name another one, unless a second process has {NUMBER}=0"
-        raise InputError(f"{ADDRESSES}: port {port} cannot be opened ({one_line(error)}); {advice}") from error
-
-
 def _initialize(address: str | None, number: int, count: int) -> None:
     import jax
 
+    if address and number == 0:
+        try:
+            socket.create_server(("", int(address.rpartition(":")[2]))).close()  # JAX would crash
+        except OSError as error:
+            advice = f"name another port, unless a second process has {NUMBER}=0"
+            raise InputError(f"{ADDRESSES}: {address} cannot be opened ({one_line(error)}); {advice}") from error
     _explain_aborts(number, count)
     _stop_while_waiting()
-    options = {"local_device_ids": _devices_of_task()}
     if address:
         options = {"coordinator_address": address, "num_processes": count, "process_id": number}
         options["cluster_detection_method"] = "deactivate"  # Keras' variables take precedence over Slurm's
+    else:
+        options = {"local_device_ids": _devices_of_task()}
     try:
         jax.distributed.initialize(**options, initialization_timeout=WAIT, heartbeat_timeout_seconds=SILENCE)
     except TypeError as error:

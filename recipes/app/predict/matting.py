@@ -13,7 +13,6 @@ MAX_SIDE = 1500  # pixels of the longer side of a result, which is enlarged for 
 # Chosen on training photos.
 SIDE = 128  # pixels of the longer side of the copy in which the equations are solved
 WINDOW = (5, 5)  # pixels of it
-REGULARIZATION = 1e-5  # of the linear fits, for colours 0..1; more of it flattens them
 
 
 class Guide:
@@ -23,11 +22,11 @@ class Guide:
         self.photo = shrunk(photo, MAX_SIDE)
         self.small = shrunk(photo, SIDE).astype(np.float32) / 255
         # Of the colours in each window: the mean [h, w, 3], and the inverse of the regularized covariance [h, w, 3, 3].
-        self.mean = _window_means(self.small)
+        self.mean = cv2.blur(self.small, WINDOW)
         products = self.small[..., :, np.newaxis] * self.small[..., np.newaxis, :]
-        covariance = _window_means(products.reshape(*self.small.shape[:2], 9)).reshape(products.shape)
+        covariance = cv2.blur(products.reshape(*self.small.shape[:2], 9), WINDOW).reshape(products.shape)
         covariance -= self.mean[..., :, np.newaxis] * self.mean[..., np.newaxis, :]
-        self.inverse = np.linalg.inv(covariance + REGULARIZATION * np.eye(3, dtype=np.float32))
+        self.inverse = np.linalg.inv(covariance + 1e-5 * np.eye(3, dtype=np.float32))  # more would flatten the fits
 
     def fit(self, probabilities: np.ndarray) -> np.ndarray:
         """Enlarges probabilities float32 [h, w], 0..1, to the size of `photo`, float32 0..1, with the photo's edges."""
@@ -52,10 +51,10 @@ class Guide:
     def _fits(self, opacity: np.ndarray) -> np.ndarray:
         """The mean linear function of the colour around each pixel, [h, w, 4]: three slopes and a constant."""
         opacity = opacity.astype(np.float32).reshape(*self.small.shape[:2], 1)
-        means = _window_means(np.concatenate([self.small * opacity, opacity], axis=-1))
+        means = cv2.blur(np.concatenate([self.small * opacity, opacity], axis=-1), WINDOW)
         slopes = np.einsum("hwij,hwj->hwi", self.inverse, means[..., :3] - self.mean * means[..., 3:])
         constant = means[..., 3:] - (slopes * self.mean).sum(-1, keepdims=True)
-        return _window_means(np.concatenate([slopes, constant], axis=-1))
+        return cv2.blur(np.concatenate([slopes, constant], axis=-1), WINDOW)
 
 
 def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
@@ -67,7 +66,3 @@ def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
 
 def _apply(fits: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return np.einsum("hwi,hwi->hw", fits[..., :3], colors) + fits[..., 3]
-
-
-def _window_means(values: np.ndarray) -> np.ndarray:
-    return cv2.blur(values, WINDOW, borderType=cv2.BORDER_REFLECT_101)
