@@ -35,7 +35,6 @@ class Item(NamedTuple):
 
     path: pathlib.Path
     name: str  # of its output files, unique in a run
-    is_video: bool = False
 
 
 @dataclasses.dataclass
@@ -59,7 +58,7 @@ class Counts:
 def find_all(
     arguments: Sequence[pathlib.Path], output: pathlib.Path, counts: Counts, with_videos: bool = False
 ) -> list[Item]:
-    """Finds photos, and if wanted videos: those named, and those in the folders named; the photos come first.
+    """Finds photos, and if wanted videos: those named, and those in the folders named.
 
     Reports and counts what cannot be found. Raises InputError if one is in `output`, because it could be overwritten.
     """
@@ -72,9 +71,7 @@ def find_all(
     paths = list({os.path.realpath(path): path for path in paths}.values())  # each once
     if output.resolve() in {path.parent.resolve() for path in paths}:
         raise InputError(f"--output {output}: this folder holds photos to work on; name another one")
-    are_videos = [with_videos and path.suffix.lower() in VIDEOS for path in paths]
-    items = map(Item, paths, output_names(paths), are_videos)
-    return sorted(items, key=lambda item: item.is_video)
+    return list(map(Item, paths, output_names(paths)))
 
 
 def read_all(items: Sequence[Item], counts: Counts) -> Iterator[tuple[Item, np.ndarray]]:
@@ -100,21 +97,24 @@ def in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) ->
 
 
 def find(argument: pathlib.Path, with_videos: bool = False) -> list[pathlib.Path]:
-    """The photo at a path, or the pictures in a folder, ordered by name; subfolders are not searched.
+    """The photo at a path, or the pictures in a folder, ordered by name. Raises InputError if there is nothing.
 
-    In a folder a file counts as a picture by its ending, readable or not, or else by its content. Raises InputError if
-    there is nothing.
+    In a folder a file counts as a picture by its ending, readable or not, or else by its content.
     """
     try:
         if argument.is_file():
             return [argument]
         paths = [path for path in sorted(argument.iterdir()) if not path.name.startswith(".")]
-        paths = [path for path in paths if _is_picture(path) or (with_videos and path.suffix.lower() in VIDEOS)]
+        paths = [path for path in paths if _is_picture(path) or (with_videos and is_video(path))]
     except OSError as error:
         raise InputError(f"{argument}: {error.strerror.lower()}") from error
     if not paths:
         raise InputError(f"{argument}: no picture in this folder (its subfolders are not searched)")
     return paths
+
+
+def is_video(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in VIDEOS
 
 
 def _is_picture(path: pathlib.Path) -> bool:

@@ -20,7 +20,6 @@ import keras
 import numpy as np
 
 MAX_ROWS = 40  # of the table
-MAX_WRITERS = 4  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
 
 
 def run(
@@ -50,8 +49,8 @@ def run(
     trained = network.from_weights(recipe, build_model, weights)
     lines = Journal(output, trained.class_names, trained.file, shard)
     selected = lines.select(items, skip_done=resume or shard is not None)
-    pictures = [item for item in selected if not item.is_video]
-    videos = [item for item in selected if item.is_video]
+    pictures = [item for item in selected if not photos.is_video(item.path)]
+    videos = [item for item in selected if photos.is_video(item.path)]
     counts.done = len(items) - len(selected)
     what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {counts.done}"
     names = listed(trained.class_names)
@@ -92,7 +91,7 @@ def write_photos(
         return {"size": photo.shape[1::-1], "fractions": cutout.fractions(label, len(class_names)), "seconds": seconds}
 
     segmented = network.segment_all(trained, photos.read_all(items, counts))
-    writers = min(os.cpu_count(), MAX_WRITERS)
+    writers = min(os.cpu_count(), 4)  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
     with ThreadPoolExecutor(writers) as pool:
         for (item, *_), result in photos.in_order(pool, write, segmented, writers):
             yield item, result.result()
