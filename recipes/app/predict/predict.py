@@ -34,9 +34,6 @@ def run(
 ) -> int:
     """Segments photos, folders of them, and videos; returns the exit status.
 
-    A photo gives NAME_mask.png (a palette image of class ids), NAME_overlay.png, NAME_cutout.png (everything but the
-    background) and a line of predictions.jsonl; a video gives NAME_overlay.mp4 and such a line.
-
     `shard` (I, N) selects the I-th of N parts, and skips what is done already, as `resume` does.
     """
     counts = photos.Counts()
@@ -70,7 +67,7 @@ def run(
 def write_photos(
     trained: network.Network, items: Sequence[photos.Item], output: pathlib.Path, counts: photos.Counts
 ) -> Iterator[tuple[photos.Item, dict[str, Any]]]:
-    """Writes the pictures of photos, and yields each item in order, with what the journal records of it.
+    """Writes the mask, the overlay and the cutout of photos; yields each item in order, and what the journal records.
 
     Reading, the network and writing overlap; the seconds are those of the network and of writing.
     """
