@@ -127,7 +127,7 @@ def test_the_first_line_says_that_jax_misses_cuda(start, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", jax)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     out, _ = start([(12, 0)])
-    assert out.startswith("JAX does not see the NVIDIA GPU, because it is installed without CUDA: ")
+    assert out.startswith("JAX does not see the NVIDIA GPU. To install CUDA for it: ")
     assert f"{sys.executable} -m pip install 'jax[cuda13]'" in out
 
 

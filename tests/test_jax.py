@@ -219,4 +219,4 @@ def test_four_devices_train_like_one(environment, tmp_path, precision):
     run(devices, "unet_scratch", *flags, "--output", four)
     same_history(four, one, atol=1e-4 if precision == "float32" else 0.03)
     err = run(devices, "unet_scratch", *flags, "--batch-size", 6, status=2)
-    assert "--batch-size: 6 cannot be divided between 4 devices; use a multiple of 4" in err
+    assert "--batch-size: 6 is not a multiple of 4, the number of devices" in err

@@ -118,7 +118,7 @@ def test_from_the_terminal(drawn, tmp_path):
     environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "mask_rcnn_hub.py: nowhere.jpg: no such file or folder\n"
+    assert done.stderr == "mask_rcnn_hub.py: nowhere.jpg: no such file or directory\n"
     assert done.stdout.startswith(f"mask_rcnn_hub | photos: {len(scenes)} | ")
     assert done.stdout.endswith("pictures and detections.json are in found\n")
     assert len(detections(tmp_path / "found")) == 3 * len(scenes)

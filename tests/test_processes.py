@@ -119,7 +119,7 @@ def test_two_processes_of_one_number():
         in_one_line(result, 2, "waited 15 s")
     with socket.create_server(("", 0)) as other:  # as a second process 0 has
         port = other.getsockname()[1]
-        in_one_line(join(0, port=port)[0], 2, f"port {port} cannot be opened", f"{processes.NUMBER}=0")
+        in_one_line(join(0, port=port)[0], 2, f":{port} cannot be opened", f"{processes.NUMBER}=0")
 
 
 @needs_jax

@@ -13,19 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-IGNORED = 255  # label of the pixels that fill up a batch
-
 
 def distribute(batch_size: int) -> None:
-    """Divides each batch between all devices of all processes, on JAX. Call it before a model is built.
-
-    Raises:
-      InputError: if the batch size is not a multiple of the number of devices.
-    """
+    """Divides each batch between all devices of all processes, on JAX. Call it before a model is built."""
     devices = len(keras.distribution.list_devices()) if device.uses_jax() else 1
     if batch_size % devices:
-        advice = f"use a multiple of {devices}"
-        raise InputError(f"--batch-size: {batch_size} cannot be divided between {devices} devices; {advice}")
+        raise InputError(f"--batch-size: {batch_size} is not a multiple of {devices}, the number of devices")
     if devices > 1:
         parallel = keras.distribution.DataParallel(auto_shard_dataset=False)  # `feed` divides the batches
         keras.distribution.set_distribution(parallel)
@@ -54,8 +47,7 @@ def prepare(model: keras.Model, has_gpu: bool) -> keras.Model:
 def feed(data: Data, batch_size: int, processes: Processes) -> Data:
     """The data as `fit` takes it: on JAX, this process' part of each batch.
 
-    JAX compiles once per batch size, and cannot divide every size between devices. So the last validation batch is
-    filled up with ignored images, whose weight in the loss is 0.
+    JAX compiles once per batch size, so the last validation batch is filled up with images whose weight is 0.
     """
     if not device.uses_jax():
         return data
@@ -67,7 +59,7 @@ def feed(data: Data, batch_size: int, processes: Processes) -> Data:
     def fill(images, labels):
         missing = batch_size - tf.shape(images)[0]
         images = tf.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        labels = tf.pad(labels, ((0, missing), (0, 0), (0, 0)), constant_values=IGNORED)
+        labels = tf.pad(labels, ((0, missing), (0, 0), (0, 0)), constant_values=255)  # no class: ignored
         # Keras divides the loss by the number of all images, ignored ones included.
         weights = tf.where(tf.range(batch_size) < batch_size - missing, filled_count / count, 0.0)
         return images, labels, tf.cast(weights, tf.float32)
@@ -87,14 +79,13 @@ def forward(model: keras.Model, batch_size: int) -> Callable[[np.ndarray], np.nd
     JAX compiles it for full batches, which shorter ones are filled up to, and for single images.
     """
     if not device.uses_jax():
-        specification = tf.TensorSpec(model.input_shape)
-        call = tf.function(lambda pixels: model(pixels, training=False), input_signature=[specification])
+        call = tf.function(lambda pixels: model(pixels, training=False), [tf.TensorSpec(model.input_shape)])
         return lambda pixels: call(pixels).numpy()
 
     import jax
 
     call = jax.jit(lambda variables, pixels: model.stateless_call(*variables, pixels, training=False)[0])
-    groups = model.trainable_variables, model.non_trainable_variables
+    groups = (model.trainable_variables, model.non_trainable_variables)
     variables = [[variable.value for variable in group] for group in groups]
 
     def fill_and_call(pixels):

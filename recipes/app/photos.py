@@ -10,26 +10,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from app.cli import InputError, print_error
+from app.cli import InputError, one_line, print_error
 
-import cv2
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-READ_AHEAD = 2  # photos decoded while the current one is worked on
+READ_AHEAD = 2  # photos
 VIDEOS = {".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
 VIDEOS |= {".ogv", ".ts", ".vob", ".webm", ".wmv"}
 ORIENTATION = 0x0112  # EXIF
-QUARTER_TURNS = (5, 6, 7, 8)  # some of them mirrored
-LONGEST_NAME = 180  # bytes; file systems stop at 255
-# Pillow knows these endings, but they are not photos ...
-NO_PICTURES = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
-# ... and these are photos that it cannot read, to be reported rather than passed over.
-OTHER_PICTURES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 
 pillow_heif.register_heif_opener()  # what iPhones take
+PICTURES = Image.registered_extensions().keys()
+PICTURES -= {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}  # no photos
+# Pillow cannot read these photos; they are reported rather than passed over.
+PICTURES |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, and pictures close to its size limit
 
 
@@ -38,18 +35,16 @@ class Item(NamedTuple):
 
     path: pathlib.Path
     name: str  # of its output files, unique in a run
-    is_video: bool = False
 
 
 @dataclasses.dataclass
 class Counts:
-    """How many photos and videos are done, and how many failed."""
+    """Counts of photos and videos."""
 
     done: int = 0
     failed: int = 0
 
     def fail(self, message: str) -> None:
-        """Counts a failure and prints the reason."""
         self.failed += 1
         print_error(message)
 
@@ -63,12 +58,9 @@ class Counts:
 def find_all(
     arguments: Sequence[pathlib.Path], output: pathlib.Path, counts: Counts, with_videos: bool = False
 ) -> list[Item]:
-    """Finds photos, and if wanted videos: those named, and those in the folders named; the photos come first.
+    """Finds photos, and if wanted videos: those named, and those in the folders named.
 
-    What cannot be found is reported and counted.
-
-    Raises:
-      InputError: if one of them is in the `output` folder, because it could be overwritten.
+    Reports and counts what cannot be found. Raises InputError if one is in `output`, because it could be overwritten.
     """
     paths = []
     for argument in arguments:
@@ -79,19 +71,11 @@ def find_all(
     paths = list({os.path.realpath(path): path for path in paths}.values())  # each once
     if output.resolve() in {path.parent.resolve() for path in paths}:
         raise InputError(f"--output {output}: this folder holds photos to work on; name another one")
-    items = []
-    for path, name in zip(paths, output_names(paths), strict=True):
-        is_video = with_videos and (_is_video(path) or (not _is_picture(path) and _opens_as_video(path)))
-        items.append(Item(path, name, is_video))
-    return sorted(items, key=lambda item: item.is_video)
+    return list(map(Item, paths, output_names(paths)))
 
 
 def read_all(items: Sequence[Item], counts: Counts) -> Iterator[tuple[Item, np.ndarray]]:
-    """Reads photos, READ_AHEAD of them in advance, with a progress bar; those that cannot be read are counted.
-
-    Yields:
-      The item and its pixels, as `read` returns them.
-    """
+    """Yields each item and its pixels, as `read` returns them, with a progress bar; counts what cannot be read."""
     bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=None if items else True)  # on a terminal only
     with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
         for item, pixels in in_order(pool, lambda item: read(item.path), items, READ_AHEAD):
@@ -113,54 +97,38 @@ def in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) ->
 
 
 def find(argument: pathlib.Path, with_videos: bool = False) -> list[pathlib.Path]:
-    """The photo at a path, or the pictures in a folder, ordered by name; subfolders are not searched.
+    """The photo at a path, or the pictures in a folder, ordered by name. Raises InputError if there is nothing.
 
     In a folder a file counts as a picture by its ending, readable or not, or else by its content.
-
-    Raises:
-      InputError: if there is nothing at the path, or no picture in the folder.
     """
     try:
-        if not argument.is_dir():
-            if not argument.exists():
-                raise InputError(f"{argument}: no such file or folder")
+        if argument.is_file():
             return [argument]
-        paths = [path for path in sorted(argument.iterdir()) if _is_picture(path) or (with_videos and _is_video(path))]
+        paths = [path for path in sorted(argument.iterdir()) if not path.name.startswith(".")]
+        paths = [path for path in paths if _is_picture(path) or (with_videos and is_video(path))]
     except OSError as error:
-        raise InputError(f"{argument}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{argument}: {error.strerror.lower()}") from error
     if not paths:
         raise InputError(f"{argument}: no picture in this folder (its subfolders are not searched)")
     return paths
 
 
-def _is_video(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in VIDEOS and not path.name.startswith(".")
-
-
-def _opens_as_video(path: pathlib.Path) -> bool:
-    return path.is_file() and cv2.VideoCapture(str(path)).isOpened()
+def is_video(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in VIDEOS
 
 
 def _is_picture(path: pathlib.Path) -> bool:
-    ending = path.suffix.lower()
-    if path.name.startswith(".") or path.is_dir():
-        return False
-    if ending in OTHER_PICTURES or ending in Image.registered_extensions().keys() - NO_PICTURES:
-        return True
+    if path.suffix.lower() in PICTURES:
+        return not path.is_dir()
     return path.is_file() and size(path) is not None
 
 
 def read(path: pathlib.Path) -> np.ndarray:
     """Reads a photo as uint8 [H, W, 3], RGB, upright according to its EXIF data; of an animation the first frame.
 
-    Raises:
-      InputError: if it is not a picture, is damaged, or has more than 178 million pixels.
+    Raises InputError if it is not a picture, is damaged, or has more than 178 million pixels.
     """
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: {'a link to nothing' if path.is_symlink() else 'not a file'}")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty")
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith(("I", "F")):  # 16 bits or more, which Pillow would clip at 255
@@ -169,18 +137,13 @@ def read(path: pathlib.Path) -> np.ndarray:
                 full = next(limit for limit in limits if values.max() <= limit)
                 image = Image.fromarray((values.clip(0) * (255 / full)).astype(np.uint8))
             return np.array(image.convert("RGB"))
-    except InputError:
-        raise
     except Image.DecompressionBombError as error:
-        megapixels = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        raise InputError(f"{path}: more than {megapixels} megapixels; make it smaller") from error
+        raise InputError(f"{path}: more than 178 megapixels; make it smaller") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a picture, or of a kind that Pillow cannot read") from error
-    except PermissionError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # each of Pillow's formats fails in its own way
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{path}: cannot be read, it may be damaged ({reason})") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{path}: damaged, or cannot be read ({reason})") from error
 
 
 def size(path: pathlib.Path) -> tuple[int, int] | None:
@@ -188,14 +151,15 @@ def size(path: pathlib.Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            return (height, width) if image.getexif().get(ORIENTATION) in QUARTER_TURNS else (width, height)
+            is_turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+            return (height, width) if is_turned else (width, height)
     except Exception:  # each of Pillow's formats fails in its own way
         return None
 
 
 def output_names(paths: Sequence[pathlib.Path]) -> list[str]:
     """A unique name for the output files of each photo: its own without the ending, numbered if taken."""
-    stems = [os.fsdecode(os.fsencode(path.stem)[:LONGEST_NAME]) for path in paths]
+    stems = [os.fsdecode(os.fsencode(path.stem)[:180]) for path in paths]  # file systems allow 255 bytes
     reserved = {stem.casefold() for stem in stems}
     taken = set()
     names = []

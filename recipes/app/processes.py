@@ -16,7 +16,6 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from app import device
@@ -30,7 +29,6 @@ COUNT = PREFIX + "NUM_PROCESSES"
 NUMBER = PREFIX + "PROCESS_ID"
 WAIT = 300  # seconds for all processes to start
 SILENCE = 30  # seconds without a heartbeat after which a process is lost
-ROOM = 4096  # bytes for the digests of all facts
 LOST = "another process ended or cannot be reached; see its output, then start all of them again, with --resume"
 
 
@@ -50,17 +48,16 @@ class Processes(NamedTuple):
             return
         facts = {COUNT: self.count, **facts}
         digests = {name: zlib.crc32(json.dumps(value, default=str).encode()) for name, value in facts.items()}
-        text = json.dumps(digests).ljust(ROOM)
-        rows = self._gather(np.frombuffer(text.encode(), np.uint8))
+        text = json.dumps(digests).ljust(4096)
+        rows = _gather(np.frombuffer(text.encode(), np.uint8))
         differ = {name for row in rows for name, _ in json.loads(bytes(row)).items() ^ digests.items()}
         if differ:
-            advice = "one shared --output, all or none of them --resume, and a --precision if their devices differ"
-            what = listed(sorted(differ))
-            raise InputError(f"the processes differ in {what}; give all of them the same flags, {advice}")
+            advice = "the same flags, one shared --output, and a --precision if their devices differ"
+            raise InputError(f"the processes differ in {listed(sorted(differ))}; give all of them {advice}")
 
     def any(self, fact: bool) -> bool:
         """Whether a fact is true in any process."""
-        return fact if self.count == 1 else bool(self._gather(np.uint32(fact)).any())
+        return fact if self.count == 1 else bool(_gather(np.uint32(fact)).any())
 
     def end(self) -> None:
         """Ends the work together; from here on each process is on its own."""
@@ -69,11 +66,11 @@ class Processes(NamedTuple):
 
             jax.distributed.shutdown()
 
-    @staticmethod
-    def _gather(values) -> np.ndarray:
-        from jax.experimental import multihost_utils
 
-        return np.asarray(multihost_utils.process_allgather(values))
+def _gather(values: np.ndarray) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(values))
 
 
 def join() -> Processes:
@@ -82,21 +79,22 @@ def join() -> Processes:
     Raises:
       InputError: if the variables are invalid, or ask TensorFlow to train in several processes.
     """
+    address = None
     if any(os.environ.get(name) for name in (ADDRESSES, COUNT, NUMBER)):
         address, number, count = _keras_settings()
     elif device.uses_jax() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        address = None
         number = int(os.environ["SLURM_PROCID"])
         count = int(os.environ["SLURM_STEP_NUM_TASKS"])
     else:
-        _refuse_tf_config()
+        tasks = re.findall(r'"([^"]+:\d+)"', os.environ.get("TF_CONFIG", ""))  # TensorFlow's way to set up a cluster
+        if len(tasks) > 1:
+            variables = f"{ADDRESSES}={tasks[0]} {COUNT}={len(tasks)} {NUMBER}=0 to {len(tasks) - 1}"
+            raise InputError(f"TF_CONFIG: several machines train with JAX: KERAS_BACKEND=jax {variables}")
         return Processes()
     if count == 1:
         return Processes()
     if not device.uses_jax():
         raise InputError(f"{COUNT}: several processes train with JAX only: KERAS_BACKEND=jax")
-    if address and number == 0:
-        _check_port(address)
     _initialize(address, number, count)
     return Processes(number, count)
 
@@ -115,38 +113,22 @@ def _keras_settings() -> tuple[str, int, int]:
     return address, int(number), int(count)
 
 
-def _refuse_tf_config() -> None:
-    """Raises InputError if TF_CONFIG, TensorFlow's way to set up a cluster, names several tasks."""
-    try:
-        cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))["cluster"]
-        tasks = [address for addresses in cluster.values() for address in addresses]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return
-    if len(tasks) > 1:
-        variables = f"{ADDRESSES}={tasks[0]} {COUNT}={len(tasks)} {NUMBER}=0 to {len(tasks) - 1}"
-        raise InputError(f"TF_CONFIG: several machines train with JAX: KERAS_BACKEND=jax {variables}")
-
-
-def _check_port(address: str) -> None:
-    """Raises InputError if the port is in use: JAX would crash."""
-    port = int(address.rpartition(":")[2])
-    try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        advice = f"name another one, unless a second process has {NUMBER}=0"
-        raise InputError(f"{ADDRESSES}: port {port} cannot be opened ({one_line(error)}); {advice}") from error
-
-
 def _initialize(address: str | None, number: int, count: int) -> None:
     import jax
 
+    if address and number == 0:
+        try:
+            socket.create_server(("", int(address.rpartition(":")[2]))).close()  # JAX would crash
+        except OSError as error:
+            advice = f"name another port, unless a second process has {NUMBER}=0"
+            raise InputError(f"{ADDRESSES}: {address} cannot be opened ({one_line(error)}); {advice}") from error
     _explain_aborts(number, count)
     _stop_while_waiting()
-    if address is None:
-        options = {"local_device_ids": _devices_of_task()}
-    else:
+    if address:
         options = {"coordinator_address": address, "num_processes": count, "process_id": number}
         options["cluster_detection_method"] = "deactivate"  # Keras' variables take precedence over Slurm's
+    else:
+        options = {"local_device_ids": _devices_of_task()}
     try:
         jax.distributed.initialize(**options, initialization_timeout=WAIT, heartbeat_timeout_seconds=SILENCE)
     except TypeError as error:
@@ -156,10 +138,7 @@ def _initialize(address: str | None, number: int, count: int) -> None:
 
 
 def _devices_of_task() -> list[int] | None:
-    """The GPUs of a task that `srun` started: all that it sees, if it is alone on its machine or sees only one.
-
-    Otherwise None: JAX chooses one for each task of a machine.
-    """
+    """The GPUs of a task that `srun` started, if it is alone on its machine or sees only one; else JAX chooses."""
     gpus = len(device.driver_gpus())
     is_alone = os.environ["SLURM_STEP_NUM_TASKS"] == os.environ.get("SLURM_STEP_NUM_NODES")
     return list(range(gpus)) if gpus == 1 or (gpus and is_alone) else None
@@ -211,12 +190,7 @@ def _explain_aborts(number: int, count: int) -> None:
         os._exit(1)
 
     sys.excepthook = end_at_once
-    _on_abort(explain)
-
-
-def _on_abort(handler: Callable[[int], None]) -> None:
-    """Has the C library call `handler` when the process aborts."""
-    callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(explain)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))  # never freed
     library = ctypes.CDLL(None)
     library.signal.argtypes = ctypes.c_int, ctypes.c_void_p

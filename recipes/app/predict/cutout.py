@@ -12,9 +12,7 @@ import numpy as np
 ON_OUTLINE = 128  # a depth of d pixels inside the outline is the uint8 ON_OUTLINE + PER_PIXEL * d
 PER_PIXEL = 4
 BORDER = 8.5  # half the width of a trimap's border in a photo of 500 pixels; in the guide's it is below 127 / PER_PIXEL
-CONTRAST = 1.2  # of a cutout's edge: alpha goes from 0 to 1 within 1 / CONTRAST of the probability's range
-SURROUNDINGS = (0.08, 0.02)  # of the longer side, from which the colours of a soft edge are estimated
-FUSED_SIDE = 250  # pixels of the longer side of the copy in which they are estimated
+FUSED_SIDE = 250  # pixels of the longer side of the copy in which the colours of a soft edge are estimated
 BACKGROUND = scores.TRIMAP[scores.BACKGROUND]  # its name, also among other classes
 
 
@@ -23,13 +21,9 @@ def enlarge(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Enlarges class probabilities to a photo's size, guided by the photo (matting.py).
 
-    Args:
-      photo: uint8 [H, W, 3].
-      probabilities: float32 [h, w, classes], 0..1.
-      class_names: one of them may be "background".
-    Returns:
-      The label map, uint8 [H, W], and the probability of everything but background, float32 0..1, of a copy of the
-      photo with a longer side of at most matting.MAX_SIDE; None if no class is the background.
+    Takes a photo uint8 [H, W, 3] and probabilities float32 [h, w, classes], 0..1. Returns the label map, uint8 [H, W],
+    and the probability of everything but the class "background", float32 0..1, of a copy of the photo with a longer
+    side of at most matting.MAX_SIDE; None without such a class.
     """
     guide = matting.Guide(photo)
     by_name = {name: probabilities[..., index] for index, name in enumerate(class_names)}
@@ -50,10 +44,7 @@ def enlarge(
 
 
 def _trimap(pet: np.ndarray, photo: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """The label map of a trimap's classes from the fitted probability of a pet.
-
-    The border is no edge in the photo but a band on both sides of the outline, so it is drawn around the outline.
-    """
+    """The label map of a trimap's classes: the border is no edge in the photo but a band around the pet's outline."""
     inside = (pet > 0.5).astype(np.uint8)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
     coded = ON_OUTLINE + PER_PIXEL * depth.clip(-ON_OUTLINE, ON_OUTLINE)  # without an outline it is infinite
@@ -75,10 +66,9 @@ def _enlarged(values: np.ndarray, photo: np.ndarray) -> np.ndarray:
 
 
 def cut_out(photo: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Everything but the background of a photo, uint8 [H, W, 3], on transparency.
+    """A photo, uint8 [H, W, 3], on transparency: RGBA, uint8 [H, W, 4]; transparent pixels are black.
 
-    Takes the probability of the foreground that `enlarge` returns. Returns uint8 [H, W, 4]: red, green, blue, opacity;
-    transparent pixels are black.
+    `foreground` is the probability that `enlarge` returns.
     """
     opacity = _enlarged(alpha(foreground), photo)
     visible = colors(photo, opacity)
@@ -89,15 +79,15 @@ def cut_out(photo: np.ndarray, foreground: np.ndarray) -> np.ndarray:
 
 def alpha(foreground: np.ndarray) -> np.ndarray:
     """The opacity of a cutout, uint8 0..255, from the probability of everything but background, 0..1."""
-    return _as_bytes(foreground, CONTRAST)
+    return _as_bytes(foreground, contrast=1.2)  # chosen on training photos
 
 
 def colors(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     """The colours of a cutout, uint8 [H, W, 3]: those of the photo, in a soft edge without the part of the background.
 
     Blur fusion (Forte, Pitie: Approximate Fast Foreground Colour Estimation, ICIP 2021): foreground and background are
-    estimated as weighted means of the surroundings of a pixel, first large and then small ones, and corrected so that
-    both together give the photo. The means come from a small copy of the photo, and `opacity` is uint8 [H, W].
+    estimated as weighted means of the surroundings of a pixel in a small copy of the photo, first large and then small
+    ones, and corrected so that both together give the photo. `opacity` is uint8 [H, W].
     """
     edge = np.flatnonzero(cv2.inRange(opacity, 1, 254))
     if not len(edge):
@@ -105,7 +95,7 @@ def colors(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     small = matting.shrunk(photo, FUSED_SIDE).astype(np.float32)
     fraction = matting.shrunk(opacity, FUSED_SIDE).astype(np.float32)[..., np.newaxis] / 255
     foreground = background = small
-    for surroundings in SURROUNDINGS:
+    for surroundings in (0.08, 0.02):  # of the longer side
         side = max(3, round(surroundings * max(fraction.shape)))
         mean_foreground = _mean(foreground, fraction, side)
         background = _mean(background, 1 - fraction, side)
@@ -138,8 +128,7 @@ def overlay(photo: np.ndarray, label: np.ndarray, class_names: Sequence[str]) ->
     """Blends the colours of the classes into a photo, both uint8; the background stays as it is."""
     colored = masks.overlay(photo, label, masks.palette(class_names))
     if BACKGROUND in class_names:
-        background = np.uint8(label == list(class_names).index(BACKGROUND))
-        cv2.copyTo(photo, background, colored)
+        cv2.copyTo(photo, np.uint8(label == list(class_names).index(BACKGROUND)), colored)
     return colored
 
 

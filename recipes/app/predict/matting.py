@@ -13,48 +13,36 @@ MAX_SIDE = 1500  # pixels of the longer side of a result, which is enlarged for 
 # Chosen on training photos.
 SIDE = 128  # pixels of the longer side of the copy in which the equations are solved
 WINDOW = (5, 5)  # pixels of it
-REGULARIZATION = 1e-5  # of the linear fits, for colours 0..1; more of it flattens them
-STEPS = 10  # stopped early on purpose: more would soften the outline
-SHARPNESS = 8.0  # contrast of the probabilities as the target of the fits
-MAX_SLOPE = 3.0  # of a fit at full size, where a photo has noise
 
 
 class Guide:
-    """A photo, or a part of one, ready for probabilities to be fitted to it.
-
-    Args:
-      photo: uint8 [H, W, 3].
-    Attributes:
-      photo: a copy with a longer side of at most MAX_SIDE pixels.
-      small: a copy of SIDE pixels, float32 [h, w, 3], 0..1.
-      mean, inverse: of the colours in each window of it, their mean [h, w, 3] and the inverse of their regularized
-        covariance [h, w, 3, 3].
-    """
+    """A photo, or a part of one, uint8 [H, W, 3], ready for probabilities to be fitted to it."""
 
     def __init__(self, photo: np.ndarray):
         self.photo = shrunk(photo, MAX_SIDE)
         self.small = shrunk(photo, SIDE).astype(np.float32) / 255
-        self.mean = _window_means(self.small)
+        # Of the colours in each window: the mean [h, w, 3], and the inverse of the regularized covariance [h, w, 3, 3].
+        self.mean = cv2.blur(self.small, WINDOW)
         products = self.small[..., :, np.newaxis] * self.small[..., np.newaxis, :]
-        covariance = _window_means(products.reshape(*self.small.shape[:2], 9)).reshape(products.shape)
+        covariance = cv2.blur(products.reshape(*self.small.shape[:2], 9), WINDOW).reshape(products.shape)
         covariance -= self.mean[..., :, np.newaxis] * self.mean[..., np.newaxis, :]
-        self.inverse = np.linalg.inv(covariance + REGULARIZATION * np.eye(3, dtype=np.float32))
+        self.inverse = np.linalg.inv(covariance + 1e-5 * np.eye(3, dtype=np.float32))  # more would flatten the fits
 
     def fit(self, probabilities: np.ndarray) -> np.ndarray:
         """Enlarges probabilities float32 [h, w], 0..1, to the size of `photo`, float32 0..1, with the photo's edges."""
         size = self.small.shape[1::-1]
         coarse = cv2.resize(np.ascontiguousarray(probabilities), size, interpolation=cv2.INTER_LINEAR).ravel()
         certainty = (2 * coarse - 1) ** 2
-        target = ((coarse - 0.5) * SHARPNESS + 0.5).clip(0, 1)
+        target = ((coarse - 0.5) * 8.0 + 0.5).clip(0, 1)
 
         def equations(opacity):  # it equals the mean of its windows' fits, and the target where the network is sure
             return opacity - _apply(self._fits(opacity), self.small).ravel() + certainty * opacity
 
         operator = LinearOperator((coarse.size, coarse.size), equations, dtype=np.float32)
-        opacity, _ = cg(operator, certainty * target, x0=target, rtol=1e-4, maxiter=STEPS)
+        opacity, _ = cg(operator, certainty * target, x0=target, rtol=1e-4, maxiter=10)  # more would soften the outline
         fits = self._fits(opacity)
         slopes = fits[..., :3]
-        excess = np.maximum(1, np.linalg.norm(slopes, axis=-1, keepdims=True) / MAX_SLOPE)
+        excess = np.maximum(1, np.linalg.norm(slopes, axis=-1, keepdims=True) / 3.0)  # steep fits amplify noise
         fits[..., 3] += (slopes * (1 - 1 / excess) * self.small).sum(-1)
         fits[..., :3] /= excess
         fits = cv2.resize(fits, self.photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -63,10 +51,10 @@ class Guide:
     def _fits(self, opacity: np.ndarray) -> np.ndarray:
         """The mean linear function of the colour around each pixel, [h, w, 4]: three slopes and a constant."""
         opacity = opacity.astype(np.float32).reshape(*self.small.shape[:2], 1)
-        means = _window_means(np.concatenate([self.small * opacity, opacity], axis=-1))
+        means = cv2.blur(np.concatenate([self.small * opacity, opacity], axis=-1), WINDOW)
         slopes = np.einsum("hwij,hwj->hwi", self.inverse, means[..., :3] - self.mean * means[..., 3:])
         constant = means[..., 3:] - (slopes * self.mean).sum(-1, keepdims=True)
-        return _window_means(np.concatenate([slopes, constant], axis=-1))
+        return cv2.blur(np.concatenate([slopes, constant], axis=-1), WINDOW)
 
 
 def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
@@ -78,7 +66,3 @@ def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
 
 def _apply(fits: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return np.einsum("hwi,hwi->hw", fits[..., :3], colors) + fits[..., 3]
-
-
-def _window_means(values: np.ndarray) -> np.ndarray:
-    return cv2.blur(values, WINDOW, borderType=cv2.BORDER_REFLECT_101)

@@ -13,12 +13,10 @@ import keras
 import numpy as np
 
 BATCH_SIZE = 8
-BATCH_PIXELS = 50e6  # per batch: fewer large photos, so that they fit into memory
+BATCH_BYTES = 150e6  # bytes: a batch has fewer large photos, so that they fit into memory
 
 
 class Network(NamedTuple):
-    """A trained network and what it was trained on."""
-
     probabilities: Callable  # images float32 [B, size, size, 3], 0..255, to float32 [B, size, size, classes], 0..1
     size: int
     class_names: tuple[str, ...]
@@ -34,11 +32,7 @@ class Network(NamedTuple):
 def from_weights(
     recipe: str, build_model: Callable[[int, int], keras.Model], weights: pathlib.Path | None = None
 ) -> Network:
-    """Loads trained weights: the given file, or the user's own training, or what comes with the project.
-
-    Raises:
-      InputError: if there are none, or they are damaged or of another recipe.
-    """
+    """Loads trained weights: the given file, or the user's own training, or what comes with the project."""
     own = files.ROOT / "weights" / f"{recipe}.keras"
     path = weights or next((path for path in (own, files.shipped(recipe)) if path.exists()), None)
     if path is None:
@@ -56,20 +50,16 @@ def segment_all(
     Yields the key, the pixels, the class probabilities float32 [size, size, classes], and the seconds of the network.
     """
     pictures = iter(pictures)
-    while batch := _next_batch(pictures):
+    while True:
+        batch = []
+        for key, pixels in pictures:
+            batch.append((key, pixels))
+            if len(batch) == BATCH_SIZE or sum(pixels.size for _, pixels in batch) >= BATCH_BYTES:
+                break
+        if not batch:
+            return
         began = time.perf_counter()
         probabilities = network.segment([pixels for _, pixels in batch])
         seconds = (time.perf_counter() - began) / len(batch)
         for (key, pixels), own in zip(batch, probabilities, strict=True):
             yield key, pixels, own, seconds
-
-
-def _next_batch(pictures: Iterator[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
-    batch = []
-    total = 0
-    for key, pixels in pictures:
-        batch.append((key, pixels))
-        total += pixels.size / 3
-        if len(batch) == BATCH_SIZE or total >= BATCH_PIXELS:
-            break
-    return batch

@@ -8,10 +8,7 @@ from app.files import replacing
 import numpy as np
 from isal import isal_zlib
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PALETTE = 3
 COLOR_TYPES = {("uint8", ()): 0, ("uint16", ()): 0, ("uint8", (3,)): 2, ("uint8", (4,)): 6}  # grey, RGB, RGBA
-UP = 2  # the filter: each row holds the differences to the one above
 
 
 def write(path: pathlib.Path, picture: np.ndarray, palette: np.ndarray | None = None) -> None:
@@ -21,15 +18,13 @@ def write(path: pathlib.Path, picture: np.ndarray, palette: np.ndarray | None = 
       path: the file.
       picture: uint8 [H, W, 3] is written as RGB, [H, W, 4] as RGBA, uint8 or uint16 [H, W] as grey.
       palette: uint8 [N, 3], the RGB colours of the values of uint8 [H, W].
-    Raises:
-      KeyError: for another kind of picture.
     """
     height, width, *channels = picture.shape
-    color_type = COLOR_TYPES[picture.dtype.name, tuple(channels)] if palette is None else PALETTE
+    color_type = COLOR_TYPES[picture.dtype.name, tuple(channels)] if palette is None else 3
     big_endian = picture.astype(picture.dtype.newbyteorder(">"), order="C", copy=False)
     rows = big_endian.reshape(height, -1).view(np.uint8)
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = UP
+    filtered[:, 0] = 2  # the filter: each row holds the differences to the one above
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
 
@@ -38,7 +33,7 @@ def write(path: pathlib.Path, picture: np.ndarray, palette: np.ndarray | None = 
         chunks.append((b"PLTE", palette.tobytes()))
     chunks += [(b"IDAT", isal_zlib.compress(filtered, level=1)), (b"IEND", b"")]
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(SIGNATURE)
+        file.write(b"\x89PNG\r\n\x1a\n")
         for name, content in chunks:
             checksum = isal_zlib.crc32(content, isal_zlib.crc32(name))
             file.writelines([struct.pack(">I", len(content)), name, content, struct.pack(">I", checksum)])

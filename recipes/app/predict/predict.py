@@ -1,6 +1,9 @@
 """--predict: a trained recipe segments a person's own photos and videos, at their own size."""
 
+import contextlib
+import hashlib
 import itertools
+import json
 import os
 import pathlib
 import time
@@ -8,15 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from app import device, photos
-from app.cli import InputError, listed
-from app.files import shown
-from app.predict import cutout, journal, network, png, video
+from app import device, files, photos
+from app.cli import InputError, listed, print_table
+from app.predict import cutout, network, png, video
 from common import masks
 
 import keras
+import numpy as np
 
-MAX_WRITERS = 4  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
+MAX_ROWS = 40  # of the table
 
 
 def run(
@@ -31,29 +34,24 @@ def run(
 ) -> int:
     """Segments photos, folders of them, and videos; returns the exit status.
 
-    A photo gives NAME_mask.png (a palette image of class ids), NAME_overlay.png, NAME_cutout.png (everything but the
-    background) and a line of predictions.jsonl; a video gives NAME_overlay.mp4 and such a line.
-
-    Without `weights` those of the recipe are used. `shard` (I, N) selects the I-th of N parts; it skips what is done
-    already, as `resume` does.
+    `shard` (I, N) selects the I-th of N parts, and skips what is done already, as `resume` does.
     """
     counts = photos.Counts()
     items = photos.find_all(paths, output, counts, with_videos=True)
     if not items:
         return counts.exit_status()
     if shard:
-        part, parts = shard
-        items = items[part - 1 :: parts]
+        items = items[shard[0] - 1 :: shard[1]]
     device_name = device.description(device.start())  # before TensorFlow or JAX computes anything
     trained = network.from_weights(recipe, build_model, weights)
-    lines = journal.Journal(output, trained.class_names, journal.fingerprint(trained.file), shard)
+    lines = Journal(output, trained.class_names, trained.file, shard)
     selected = lines.select(items, skip_done=resume or shard is not None)
-    pictures = [item for item in selected if not item.is_video]
-    videos = [item for item in selected if item.is_video]
+    pictures = [item for item in selected if not photos.is_video(item.path)]
+    videos = [item for item in selected if photos.is_video(item.path)]
     counts.done = len(items) - len(selected)
     what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {counts.done}"
     names = listed(trained.class_names)
-    print(f"{recipe} | {what} | {shown(trained.file)}, {trained.size} px: {names} | {device_name}", flush=True)
+    print(f"{recipe} | {what} | {files.shown(trained.file)}, {trained.size} px: {names} | {device_name}", flush=True)
 
     photo_results = write_photos(trained, pictures, output, counts)
     video_results = write_videos(trained, videos, output, counts)
@@ -62,14 +60,14 @@ def run(
         counts.done += 1
     if counts.done:
         lines.print()
-        print(f"pictures and {lines.path.name} are in {shown(output)}")
+        print(f"pictures and {lines.path.name} are in {files.shown(output)}")
     return counts.exit_status()
 
 
 def write_photos(
     trained: network.Network, items: Sequence[photos.Item], output: pathlib.Path, counts: photos.Counts
 ) -> Iterator[tuple[photos.Item, dict[str, Any]]]:
-    """Writes the pictures of photos, and yields each item in order, with what the journal records of it.
+    """Writes the mask, the overlay and the cutout of photos; yields each item in order, and what the journal records.
 
     Reading, the network and writing overlap; the seconds are those of the network and of writing.
     """
@@ -90,7 +88,7 @@ def write_photos(
         return {"size": photo.shape[1::-1], "fractions": cutout.fractions(label, len(class_names)), "seconds": seconds}
 
     segmented = network.segment_all(trained, photos.read_all(items, counts))
-    writers = min(os.cpu_count(), MAX_WRITERS)
+    writers = min(os.cpu_count(), 4)  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
     with ThreadPoolExecutor(writers) as pool:
         for (item, *_), result in photos.in_order(pool, write, segmented, writers):
             yield item, result.result()
@@ -104,7 +102,76 @@ def write_videos(
         began = time.perf_counter()
         try:
             result = video.write(output / f"{item.name}_overlay.mp4", item.path, trained)
+            yield item, {**result, "seconds": time.perf_counter() - began}
         except InputError as error:
             counts.fail(str(error))
-        else:
-            yield item, {**result, "seconds": time.perf_counter() - began}
+
+
+class Journal:
+    """Appends a line to predictions.jsonl when the pictures of a photo are written; a `shard`, (I, N), has its own."""
+
+    def __init__(
+        self, folder: pathlib.Path, class_names: Sequence[str], weights: pathlib.Path, shard: tuple[int, int] | None
+    ):
+        self.path = folder / ("predictions-{}-of-{}.jsonl".format(*shard) if shard else "predictions.jsonl")
+        self.class_names = class_names
+        self.weights = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()
+        self.entries = []  # of this run
+        self.kept = []  # of earlier runs
+        self.states = {}  # {path: state of the file}, taken before the photos are read
+
+    def select(self, items: Sequence[photos.Item], skip_done: bool) -> list[photos.Item]:
+        """The photos to do: with `skip_done` those not yet recorded for the same weights and the same file."""
+        self.states = {item.path: _state(item.path) for item in items}
+        recorded = {}
+        if skip_done and self.path.exists():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+                with contextlib.suppress(ValueError):  # the last line may be incomplete
+                    entry = json.loads(line)
+                    recorded[entry["path"]] = entry
+        selected = []
+        for item in items:
+            entry = recorded.get(_text(item.path), {})
+            if (entry.get("weights"), entry.get("file")) != (self.weights, self.states[item.path]):
+                selected.append(item)
+                recorded.pop(_text(item.path), None)
+        self.kept = list(recorded.values())
+        return selected
+
+    def add(self, path: pathlib.Path, size: tuple[int, int], fractions: np.ndarray, seconds: float, **more) -> None:
+        """Records a photo or video: its size (width, height), the fraction of each class, 0..1, the seconds, `more`."""
+        if not self.entries:  # until now the file of the run before is untouched
+            files.write_text(self.path, "".join(map(_line, self.kept)))
+        shares = {name: round(float(fraction), 5) for name, fraction in zip(self.class_names, fractions, strict=True)}
+        entry = {"path": _text(path), "size": size, **more, "shares": shares, "seconds": round(seconds, 3)}
+        entry |= {"weights": self.weights, "file": self.states[path]}
+        self.entries.append(entry)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(entry))
+
+    def print(self) -> None:
+        table = [("photo or video", "size", "seconds", "shares")]
+        for entry in self.entries[:MAX_ROWS]:
+            largest = sorted(entry["shares"].items(), key=lambda item: -item[1])[:4]
+            summary = ", ".join(f"{fraction:.0%} {name}" for name, fraction in largest)
+            path = files.shown(pathlib.Path(entry["path"]))
+            table.append((str(path), "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
+        print_table(table)
+        if len(self.entries) > MAX_ROWS:
+            print(f"... and {len(self.entries) - MAX_ROWS} more")
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _state(path: pathlib.Path) -> str | None:
+    """The size and the time of modification of a photo; None if there is none."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return f"{status.st_size}-{status.st_mtime_ns}"
+    return None
+
+
+def _text(path: pathlib.Path) -> str:
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")  # its bytes may not be UTF-8

@@ -20,17 +20,13 @@ from tqdm import tqdm
 
 SOUND = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}  # what MP4 files can hold; other sound becomes AAC
 QUALITY = {"crf": "20", "preset": "veryfast"}  # of x264
-BT709, LIMITED = 1, 1  # FFmpeg's numbers of the usual colours and range
-USUAL_RATE, MAX_RATE = 25, 1000  # frames a second; some files declare absurd rates
+MAX_RATE = 1000  # frames a second; some files declare absurd rates
 
 
 def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[str, Any]:
     """Writes a video with the overlay of each frame, upright and at its time, with the sound.
 
-    Returns:
-      "size" of the frames (width, height), "frames", their number, and "fractions", the mean fraction of each class.
-    Raises:
-      InputError: if the source is no video, or breaks off.
+    Returns the "size" of the frames (width, height), "frames", their number, and "fractions", the mean of each class.
     """
     with _open(source) as video:
         sound: list[av.Packet] = []  # read, but not yet written
@@ -43,11 +39,11 @@ def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[st
         declared = video.streams.video[0].frames or None  # often a guess
         time_base = video.streams.video[0].time_base
         bar = tqdm(total=declared, desc=source.name, unit="frame", file=sys.stdout, disable=None)  # on a terminal only
-        # With its index at the beginning, a browser plays it while it is loading.
-        options = {"format": "mp4", "options": {"movflags": "faststart"}}
-        with replacing(path) as temporary, bar, av.open(str(temporary), "w", **options) as output:
+        options = {"movflags": "faststart"}  # the index comes first: a browser plays it while it is loading
+        with replacing(path) as temporary, bar, av.open(str(temporary), "w", "mp4", options) as output:
             pictures = _add_pictures(output, video, first[1])
-            tone = _add_tone(output, video)
+            audio = next(iter(video.streams.audio), None)
+            tone = _add_sound(output, audio) if audio else None
             for time, pixels, probabilities, _ in segment_all(network, itertools.chain([first], frames)):
                 label, _ = cutout.enlarge(pixels, probabilities, network.class_names)
                 frame = _frame(cutout.overlay(pixels, label, network.class_names))
@@ -60,7 +56,7 @@ def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[st
                 bar.update()
             output.mux(pictures.encode(None))
             _write_sound(output, tone, sound)
-            if tone and not _is_copied(video):
+            if audio and audio.codec_context.name not in SOUND:
                 output.mux(tone.encode(None))
         seconds = float(time * time_base)
         expected = float((video.duration or 0) / av.time_base)
@@ -79,9 +75,8 @@ def _open(source: pathlib.Path) -> av.container.InputContainer:
 def _frames(video: av.container.InputContainer, sound: list[av.Packet]) -> Iterator[tuple[int, np.ndarray]]:
     """The frames of a video, as far as they can be read; packets of sound between them are added to `sound`.
 
-    Yields:
-      The time in units of the stream's time base, and the upright pixels, uint8 [H, W, 3], RGB. A frame whose time is
-      missing, or not after the frame before, comes one step after it.
+    Yields the time in units of the stream's time base, and the upright pixels, uint8 [H, W, 3], RGB. A frame whose time
+    is missing, or not after the frame before, comes one step after it.
     """
     if not video.streams.video:
         return
@@ -105,13 +100,12 @@ def _frames(video: av.container.InputContainer, sound: list[av.Packet]) -> Itera
 
 def _rate(stream: av.VideoStream) -> Fraction | int:
     rate = stream.average_rate
-    return rate if rate and rate <= MAX_RATE else USUAL_RATE
+    return rate if rate and rate <= MAX_RATE else 25
 
 
 def _add_pictures(
     output: av.container.OutputContainer, source: av.container.InputContainer, pixels: np.ndarray
 ) -> av.VideoStream:
-    """Adds a stream for frames of the size of `pixels`, with the times and the shape of pixels of the source."""
     stream = source.streams.video[0]
     height, width = pixels.shape[:2]
     pictures = output.add_stream("libx264", rate=_rate(stream), options=QUALITY)
@@ -120,8 +114,8 @@ def _add_pictures(
     pictures.pix_fmt = "yuv420p"
     codec = pictures.codec_context
     codec.time_base = stream.time_base
-    codec.colorspace = codec.color_primaries = codec.color_trc = BT709
-    codec.color_range = LIMITED
+    codec.colorspace = codec.color_primaries = codec.color_trc = 1  # BT.709
+    codec.color_range = 1  # limited
     if shape := stream.sample_aspect_ratio:
         is_turned = (height > width) != (stream.height > stream.width)
         codec.sample_aspect_ratio = 1 / shape if is_turned else shape
@@ -136,16 +130,10 @@ def _frame(pixels: np.ndarray) -> av.VideoFrame:
     return frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
 
 
-def _is_copied(source: av.container.InputContainer) -> bool:
-    return source.streams.audio[0].codec_context.name in SOUND
-
-
-def _add_tone(output: av.container.OutputContainer, source: av.container.InputContainer) -> av.AudioStream | None:
-    if not source.streams.audio:
-        return None
-    if _is_copied(source):
-        return output.add_stream_from_template(source.streams.audio[0])
-    return output.add_stream("aac", rate=source.streams.audio[0].codec_context.sample_rate)
+def _add_sound(output: av.container.OutputContainer, source: av.AudioStream) -> av.AudioStream:
+    if source.codec_context.name in SOUND:
+        return output.add_stream_from_template(source)
+    return output.add_stream("aac", rate=source.codec_context.sample_rate)
 
 
 def _write_sound(output: av.container.OutputContainer, tone: av.AudioStream, packets: list[av.Packet]) -> None:
