@@ -78,7 +78,7 @@ UNREADABLE = {  # what makes a .png, and a part of the message
     "huge": (huge, "megapixels"),
     "cut": (cut, "damaged"),
     "text": (lambda path: path.write_text("no picture"), "not a picture"),
-    "empty": (lambda path: path.touch(), "not a picture"),
-    "dangling": (lambda path: path.symlink_to("nowhere"), "No such file"),
+    "empty": (lambda path: path.touch(), "empty"),
+    "dangling": (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
     "forbidden": (forbidden, "Permission denied"),
 }

@@ -199,3 +199,9 @@ def test_a_browser_plays_it(tmp_path):
     assert shown["duration"] == pytest.approx(1.7, abs=0.1) and shown["size"] == list(SIZE), shown
     for place, color in (("left", GREEN), ("corner", BLUE)):
         assert np.abs(np.subtract(shown[place][:3], color)).max() < 25, shown
+
+
+def test_a_video_without_an_ending(command_line, weights, tmp_path):
+    film(tmp_path / "film.mp4", sound=None, times=range(0, 200, 40))
+    path = (tmp_path / "film.mp4").rename(tmp_path / "film")
+    assert len(frames(predicted(command_line, weights, path))) == 5

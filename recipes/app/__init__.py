@@ -22,6 +22,8 @@ os.environ["KERAS_BACKEND"] = "jax" if requested_backend == "jax" and importlib.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of a GPU's memory
 os.environ.setdefault("JAX_ENABLE_PREEMPTION_SERVICE", "false")  # it would swallow SIGTERM
 logging.getLogger("jax").setLevel(logging.ERROR)  # device.start says itself that JAX has no CUDA
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # the recipes report unreadable files themselves
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files, also without a screen
 warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # about the end of Python 3.10
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # imported by tensorflow-hub

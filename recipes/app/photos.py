@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from app.cli import InputError, one_line, print_error
 
+import cv2
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -105,7 +106,7 @@ def find(argument: pathlib.Path, with_videos: bool = False) -> list[pathlib.Path
         if argument.is_file():
             return [argument]
         paths = [path for path in sorted(argument.iterdir()) if not path.name.startswith(".")]
-        paths = [path for path in paths if _is_picture(path) or (with_videos and is_video(path))]
+        paths = [path for path in paths if _is_picture(path) or (with_videos and path.suffix.lower() in VIDEOS)]
     except OSError as error:
         raise InputError(f"{argument}: {error.strerror.lower()}") from error
     if not paths:
@@ -114,7 +115,10 @@ def find(argument: pathlib.Path, with_videos: bool = False) -> list[pathlib.Path
 
 
 def is_video(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in VIDEOS
+    """Whether a file is a video, by its ending, or because it is no picture and FFmpeg opens it."""
+    if path.suffix.lower() in VIDEOS:
+        return True
+    return path.is_file() and not _is_picture(path) and cv2.VideoCapture(str(path)).isOpened()
 
 
 def _is_picture(path: pathlib.Path) -> bool:
@@ -129,6 +133,10 @@ def read(path: pathlib.Path) -> np.ndarray:
     Raises InputError if it is not a picture, is damaged, or has more than 178 million pixels.
     """
     try:
+        if not path.is_file():  # a pipe would never end
+            raise InputError(f"{path}: {'a link to nothing' if path.is_symlink() else 'not a file'}")
+        if not path.stat().st_size:
+            raise InputError(f"{path}: the file is empty")
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith(("I", "F")):  # 16 bits or more, which Pillow would clip at 255
@@ -137,6 +145,8 @@ def read(path: pathlib.Path) -> np.ndarray:
                 full = next(limit for limit in limits if values.max() <= limit)
                 image = Image.fromarray((values.clip(0) * (255 / full)).astype(np.uint8))
             return np.array(image.convert("RGB"))
+    except InputError:
+        raise
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: more than 178 megapixels; make it smaller") from error
     except UnidentifiedImageError as error:
