@@ -100,7 +100,7 @@ def _blend(rng, palette: np.ndarray, mix: np.ndarray) -> np.ndarray:
 def _fur(rng, size: int) -> np.ndarray:
     """A texture of fur, float32 [size, size, 3]: patches or stripes, with upright hairs."""
     patches = np.clip(0.5 + _noise(rng, size, rng.integers(2, 12, 2), 1.5), 0, 1)
-    return _blend(rng, COATS, patches) + _noise(rng, size, (size // 8, size), 24)
+    return _blend(rng, COATS, patches) + _noise(rng, size, (max(1, size // 8), size), 24)
 
 
 class Drawing:
