@@ -105,7 +105,8 @@ def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
     own = ("--data", folder, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3)
     lines, other, _ = train(command_line, tmp_path / "other", *own, "--weights", weights)
     assert f"starts from {weights}: all weights but the last layer's |" in lines[0]
-    assert other[0] < random[0]
+    _, untrained, _ = train(command_line, tmp_path / "untrained", *own)
+    assert other[0] < untrained[0]
 
 
 @pytest.mark.slow
