@@ -89,7 +89,7 @@ def train(command_line, output, *flags):
     return out.splitlines(), history["loss"], json.loads((output / "metrics.json").read_text())["config"]
 
 
-def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
+def test_it_reaches_a_lower_loss_than_random(command_line, tmp_path):
     """With the same classes, and with others."""
     lines, random, config = train(command_line, tmp_path / "random", *QUICK, "--epochs", 4)
     weights = tmp_path / "random" / "unet_scratch.keras"
@@ -102,11 +102,11 @@ def test_it_starts_at_a_lower_loss_than_random(command_line, tmp_path):
     assert same[0] < random[1]
 
     folder = drawn_pets(tmp_path / "statues", ("statue", "park", "edge"))
-    own = ("--data", folder, "--image-size", 32, "--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3)
+    own = ("--data", folder, "--image-size", 32, "--batch-size", 4, "--epochs", 3, "--learning-rate", 1e-3)
     lines, other, _ = train(command_line, tmp_path / "other", *own, "--weights", weights)
     assert f"starts from {weights}: all weights but the last layer's |" in lines[0]
     _, untrained, _ = train(command_line, tmp_path / "untrained", *own)
-    assert other[0] < untrained[0]
+    assert other[-1] < untrained[-1]
 
 
 @pytest.mark.slow
