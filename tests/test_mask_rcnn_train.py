@@ -21,7 +21,7 @@ FILES = ["average_precision.png", "history.csv", "loss.png", "metrics.json", "mo
 
 def rows(folder):
     try:
-        return list(csv.DictReader((folder / "history.csv").open()))
+        return list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
     except FileNotFoundError:
         return []
 

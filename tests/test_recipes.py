@@ -71,7 +71,7 @@ def test_a_run_from_the_terminal(name, tmp_path):
         assert min(image.size) > 300 and np.asarray(image).std() > 10
         assert f"{picture}.png" in done.stdout
 
-    rows = list(csv.DictReader((output / "history.csv").open()))
+    rows = list(csv.DictReader((output / "history.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert {"loss", "accuracy", "mean_iou", "val_loss", "val_accuracy", "val_mean_iou"} < set(rows[0])
 

@@ -78,7 +78,7 @@ def check_whole(folder):
         elif path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".csv":
-            rows = list(csv.reader(path.open()))
+            rows = list(csv.reader(path.read_text().splitlines()))
             assert len({len(row) for row in rows}) == 1
         elif path.suffix == ".keras":
             keras.saving.load_model(path)

@@ -97,6 +97,7 @@ class Checkpoint:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self.lock.close()
             advice = "another run is writing there; wait, or name another folder"
             raise InputError(f"--output {self.folder}: {advice}") from error
 
@@ -161,7 +162,7 @@ def read_state(
       InputError: if it is damaged, of another version of this program, or of a run with other settings.
     """
     try:
-        with np.load(folder / STATE) as file:  # verifies checksums
+        with (folder / STATE).open("rb") as opened, np.load(opened) as file:  # verifies checksums
             facts = json.loads(str(file["facts"]))
             before = {name: facts["settings"].get(name) for name in settings}
             variables = {kind: [file[name] for name in file.files if name.startswith(f"{kind}-")] for kind in kinds}
