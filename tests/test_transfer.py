@@ -16,7 +16,7 @@ from PIL import Image
 from test_models import MODELS
 
 TRIMAP = ("pet", "background", "border")
-QUICK = ("--data", "synthetic", "--image-size", 32, "--limit", 60, "--batch-size", 4)
+QUICK = ("--data", "synthetic", "--image-size", 32, "--limit", 32, "--batch-size", 4)
 OF_CLASSES = {  # layers whose shape depends on the number of classes
     "unet_scratch": 1,
     "fcn_vgg16": 6,
