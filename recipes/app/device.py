@@ -117,7 +117,9 @@ def driver_gpus() -> list[Gpu]:
 
 
 def _pip(package: str) -> str:
-    return shlex.join([sys.executable, "-m", "pip", "install", package])
+    """The command that installs a package, after what it needs."""
+    needs = "with Python 3.11 or later " if package.startswith("jax") and sys.version_info < (3, 11) else ""
+    return needs + shlex.join([sys.executable, "-m", "pip", "install", package])
 
 
 def _jax_command() -> str:
