@@ -89,6 +89,7 @@ def test_files(command_line, drawn, tmp_path):
     assert out.count("640 x 427  1 cat, 1 dog, 1 bench") == len(scenes)
     names = {f"{path.stem}_{kind}.png" for path in scenes for kind in ("overlay", "instances")}
     assert {path.name for path in tmp_path.iterdir()} == {*names, "detections.json"}
+    offsets = []
     for path, things in scenes.items():
         photo = photos.read(path)
         overlay = photos.read(tmp_path / f"{path.stem}_overlay.png")
@@ -101,11 +102,13 @@ def test_files(command_line, drawn, tmp_path):
         for number, (thing, result) in enumerate(zip(things, results, strict=True), 1):
             found = numbers == number
             assert (found & thing.mask).sum() > 0.9 * (found | thing.mask).sum()
+            offsets.append(np.argwhere(found).mean(axis=0) - np.argwhere(thing.mask).mean(axis=0))
             assert (result["category_id"], result["image_id"]) == (thing.category_id, int(path.stem))
             assert result["score"] == pytest.approx(thing.score, abs=1e-4)
             ymin, xmin, ymax, xmax = np.multiply(thing.box, (427, 640, 427, 640))
             assert result["bbox"] == pytest.approx([xmin, ymin, xmax - xmin, ymax - ymin], abs=0.01)
             np.testing.assert_array_equal(coco_masks.decode(result["segmentation"]), found)
+    assert np.abs(np.mean(offsets, axis=0)).max() < 0.4  # pixels: the masks are not shifted
 
 
 def test_from_the_terminal(drawn, tmp_path):
