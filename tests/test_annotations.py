@@ -82,7 +82,7 @@ def test_one_check_serves_a_resumed_run(tmp_path):
     scenes = load.scenes(load.load(str(folder), findings=findings, for_instances=True), "train")
     assert len(scenes) == 16 and scenes[0]().classes.tolist() == [1, 2, 2]
     change(folder / "annotations.json", lambda content: content["annotations"].pop())
-    with pytest.raises(InputError, match="changed since the interrupted run"):
+    with pytest.raises(InputError, match="changed since the interruption"):
         load.load(str(folder), findings=findings, for_instances=True)
 
 

@@ -74,8 +74,11 @@ def test_photos_are_read_once_and_a_resumed_run_checks_nothing(tmp_path, read_ph
 
     limited = load.load(str(folder), image_size=32, findings=findings, limit=3)
     assert load.pipelines(limited, 32, 4, seed=0).counts == {"train": 3, "validation": 2, "test": 2}
-    (folder / "masks" / "03.png").touch()
-    with pytest.raises(InputError, match=f"the data in {folder} changed since the interrupted run"):
+    (folder / "masks" / "03.png").touch()  # as a copy is newer
+    assert load.load(str(folder), image_size=32, findings=findings).class_names == SHAPES[:3]
+    with (folder / "masks" / "03.png").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(InputError, match=f"the data in {folder} changed since the interruption"):
         load.load(str(folder), image_size=32, findings=findings)
 
 

@@ -24,6 +24,10 @@ os.environ.setdefault("JAX_ENABLE_PREEMPTION_SERVICE", "false")  # it would swal
 logging.getLogger("jax").setLevel(logging.ERROR)  # device.start says itself that JAX has no CUDA
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # the recipes report unreadable files themselves
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+if platform.system() == "Darwin":  # where Python from python.org has no certificates of its own
+    import certifi
+
+    os.environ.setdefault("SSL_CERT_FILE", certifi.where())
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files, also without a screen
 warnings.filterwarnings("ignore", category=FutureWarning, module="google")  # about the end of Python 3.10
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # imported by tensorflow-hub

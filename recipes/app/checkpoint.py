@@ -36,7 +36,7 @@ class Checkpoint:
     Args:
       folder: the output folder.
       model_path: where the best model goes.
-      score: the metric that chooses the best model; higher is better.
+      score: the metric that chooses the best model; higher is better, and of equal ones the last.
       is_first: whether this process writes the files.
     Attributes:
       rows: the history, a dict of metrics for each finished epoch.

@@ -30,7 +30,7 @@ def weights_file(application: Callable[..., keras.Model], choice: str) -> pathli
     if choice == "imagenet":
         path = ROOT / "weights" / URLS[application].rpartition("/")[2]
         if not path.exists():
-            _download(URLS[application], path)
+            _download(application, path)
     try:  # now, so that a wrong file is found before the data is read
         with path.open("rb"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras 3.15 warns about each layer of a file from an older Keras 3
@@ -44,7 +44,8 @@ def weights_file(application: Callable[..., keras.Model], choice: str) -> pathli
     return path
 
 
-def _download(url: str, path: pathlib.Path) -> None:
+def _download(application: Callable[..., keras.Model], path: pathlib.Path) -> None:
+    url = URLS[application]
     check_writable(path.parent, "weights folder")
     print(f"downloading {url}", flush=True)
     if not sys.stdout.isatty():
@@ -55,6 +56,7 @@ def _download(url: str, path: pathlib.Path) -> None:
                 keras.utils.get_file(temporary.name, url, cache_dir=path.parent, cache_subdir="")
             if not h5py.is_hdf5(temporary):
                 raise ValueError("no weights, but perhaps the page of a login")
+            application(include_top=False, weights=temporary)  # the name is for the right file only
         except Exception as error:  # get_file raises plain ones
             raise InputError(
                 f"--backbone-weights imagenet: the download failed ({one_line(error)}); put {url} into {path.parent} "

@@ -103,7 +103,7 @@ def find(argument: pathlib.Path, with_videos: bool = False) -> list[pathlib.Path
     In a folder a file counts as a picture by its ending, readable or not, or else by its content.
     """
     try:
-        if argument.is_file():
+        if argument.exists() and not argument.is_dir():
             return [argument]
         paths = [path for path in sorted(argument.iterdir()) if not path.name.startswith(".")]
         paths = [path for path in paths if _is_picture(path) or (with_videos and path.suffix.lower() in VIDEOS)]

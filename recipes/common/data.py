@@ -61,7 +61,6 @@ def from_datasets(
     Raises:
       ValueError: if a data set is empty, repeats forever, or holds something else.
     """
-
     pairs = {}
     for name, examples in {"train": train, "validation": validation, "test": test}.items():
         if not _is_pair(examples.element_spec):
@@ -220,9 +219,9 @@ def augment(images: tf.Tensor, labels: tf.Tensor, seed: tuple) -> tuple[tf.Tenso
     images = warp(tf.cast(images, tf.float32), "BILINEAR")
     labels = warp(labels[..., tf.newaxis], "NEAREST")[..., 0]
     contrast, saturation, brightness = tf.unstack(2 * uniform[6:, :, None, None, None] - 1)
-    grey = tf.reduce_mean(images, axis=-1, keepdims=True)
-    mean = tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
-    colored = grey + (1 + 0.5 * saturation) * (images - grey)
+    gray = tf.reduce_mean(images, axis=-1, keepdims=True)
+    mean = tf.reduce_mean(gray, axis=(1, 2), keepdims=True)
+    colored = gray + (1 + 0.5 * saturation) * (images - gray)
     images = (1 + 0.4 * contrast) * (colored - mean) + mean + 30 * brightness
     return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), labels
 

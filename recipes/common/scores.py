@@ -76,7 +76,7 @@ class ConfusionMatrix(keras.metrics.Metric):
 
 
 class PixelAccuracy(keras.metrics.Metric):
-    """The share of pixels on the diagonal of a ConfusionMatrix, which has to be updated beside it."""
+    """The fraction of pixels on the diagonal of a ConfusionMatrix, which has to be updated beside it."""
 
     def __init__(self, confusion: ConfusionMatrix, name: str = "accuracy"):
         super().__init__(name=name)

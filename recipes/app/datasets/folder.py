@@ -52,7 +52,7 @@ def load(
         ids = np.array(findings["ids"], np.uint8)
         contents = contents._replace(class_names=class_names, ids=ids, left_out=findings["left_out"])
     else:
-        raise InputError(f"the data in {path} changed since the interrupted run; start again without --resume")
+        raise InputError(f"--resume: the data in {path} changed since the interruption; start again without --resume")
     findings = {
         "fingerprint": fingerprint,
         "class_names": contents.class_names,
@@ -125,8 +125,9 @@ def scan(
         kept = sum(len(contents.splits.get(name, ())) for name in ("train", "validation"))  # they come first
         pairs = tf.data.Dataset.range(kept).map(decode_by(examine), num_parallel_calls=tf.data.AUTOTUNE)
         arrays = data.read(with_threads(data.resized(pairs, image_size)), "checking")
-    with ThreadPoolExecutor(THREADS) as pool, data.progress_bar(len(examples) - kept, "checking") as bar:
-        for _ in pool.map(lambda place: examine(place) is None, range(kept, len(examples))):  # keeps no photo
+    others = range(kept, len(examples))
+    with ThreadPoolExecutor(THREADS) as pool, data.progress_bar(len(others) or None, "checking") as bar:
+        for _ in pool.map(lambda place: examine(place) is None, others):  # keeps no photo
             bar.update()
     contents = _interpret(contents, facts)
     if arrays:
@@ -270,13 +271,12 @@ def instances(
 
 
 def _fingerprint(path: pathlib.Path, contents: Contents) -> str:
-    """Changes with the name, the size and the modification time of each file that is read."""
+    """Changes with the name or the size of a file that is read; not with its time, which copies do not keep."""
     files = set(contents.files)
     for example in contents.examples:
         files |= {example.image, example.label_file}
     digest = hashlib.sha256()
     for file in sorted(files):
-        status = file.stat()
-        line = f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n"
+        line = f"{file.relative_to(path)} {file.stat().st_size}\n"
         digest.update(line.encode(errors="backslashreplace"))
     return digest.hexdigest()

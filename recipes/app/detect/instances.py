@@ -87,7 +87,7 @@ def overlay(photo: np.ndarray, instances: Sequence[Instance]) -> np.ndarray:
 
 
 def _color(number: int) -> tuple[int, int, int]:
-    """A bright color; steps of the golden ratio keep neighbors apart."""
+    """A bright colour; steps of the golden ratio keep neighbours apart."""
     saturation = (0.75, 0.45)[(number - 1) // 8 % 2]
     red, green, blue = colorsys.hsv_to_rgb(0.462 + number * 0.618034, saturation, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)

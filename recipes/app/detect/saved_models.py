@@ -1,7 +1,9 @@
 """SavedModels from TensorFlow Hub, Kaggle, an archive or a folder; those fetched or unpacked are kept in weights/."""
 
 import contextlib
+import gzip
 import hashlib
+import lzma
 import os
 import pathlib
 import shutil
@@ -62,7 +64,11 @@ def _download(url: str) -> pathlib.Path:
     try:
         with files.time_limit():
             hub.resolve(url)
+        _find_saved_model(folder, url)
     except Exception as error:  # of urllib, sockets and tarfile; it may be the page of a login instead
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # if it is empty
         raise Unavailable(f"model {url}: the download failed ({one_line(error)})") from error
     killed_downloads = folder.parent.glob(f"{folder.name}.*.tmp")
     for rest in (*folder.glob(CHECKPOINTS), *killed_downloads):
@@ -81,12 +87,15 @@ def _unpack(archive: pathlib.Path) -> pathlib.Path:
         unpacked = pathlib.Path(temporary, "model")
         try:
             with tarfile.open(archive) as tar:
+                unpacked.mkdir()
                 tar.extractall(unpacked, filter="data")  # nothing outside of the folder
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+                while tar.fileobj.read(2**20):  # up to the checksum at the end
+                    pass
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise InputError(f"model {archive}: not a complete .tar.gz archive ({one_line(error)})") from error
         _find_saved_model(unpacked, str(archive))
         for rest in unpacked.glob(CHECKPOINTS):
-            shutil.rmtree(rest)
+            shutil.rmtree(rest, ignore_errors=True)
         with contextlib.suppress(OSError):  # another run has just unpacked it
             unpacked.rename(folder)
     return folder

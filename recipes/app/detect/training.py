@@ -179,7 +179,11 @@ def _detector(data: DetectionData, detect_all: Callable) -> Callable:
 
 def report(run: runs.Run, data: DetectionData) -> None:
     """Scores the best model on the test split, writes metrics.json and the pictures, and prints a table."""
-    detect = _detector(data, detector.from_saved_model(str(run.model_path)))
+    try:
+        best = detector.from_saved_model(str(run.model_path))
+    except cli.InputError as error:
+        raise cli.InputError(f"{error}; deleted or damaged before it could be scored; train again") from error
+    detect = _detector(data, best)
     scores = evaluation.average_precision(data.test, list(data.categories), detect)
     train = {"images": len(data.train), "epochs": run.finished_epochs, "seconds": round(run.checkpoint.seconds, 1)}
     run.write_metrics({"images": len(data.test), **scores}, train, versions(tf, tf_keras, np))

@@ -40,12 +40,13 @@ def run(
     items = photos.find_all(paths, output, counts, with_videos=True)
     if not items:
         return counts.exit_status()
+    items.sort(key=lambda item: photos.is_video(item.path))  # photos first, so that each part gets some of both
     if shard:
         items = items[shard[0] - 1 :: shard[1]]
     device_name = device.description(device.start())  # before TensorFlow or JAX computes anything
     trained = network.from_weights(recipe, build_model, weights)
-    lines = Journal(output, trained.class_names, trained.file, shard)
-    selected = lines.select(items, skip_done=resume or shard is not None)
+    journal = Journal(output, trained.class_names, trained.file, shard)
+    selected = journal.select(items, skip_done=resume or shard is not None)
     pictures = [item for item in selected if not photos.is_video(item.path)]
     videos = [item for item in selected if photos.is_video(item.path)]
     counts.done = len(items) - len(selected)
@@ -56,11 +57,11 @@ def run(
     photo_results = write_photos(trained, pictures, output, counts)
     video_results = write_videos(trained, videos, output, counts)
     for item, result in itertools.chain(photo_results, video_results):
-        lines.add(item.path, **result)
+        journal.add(item.path, **result)
         counts.done += 1
     if counts.done:
-        lines.print()
-        print(f"pictures and {lines.path.name} are in {files.shown(output)}")
+        journal.print()
+        print(f"pictures and {journal.path.name} are in {files.shown(output)}")
     return counts.exit_status()
 
 
@@ -126,7 +127,7 @@ class Journal:
         recorded = {}
         if skip_done and self.path.exists():
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
-                with contextlib.suppress(ValueError):  # the last line may be incomplete
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # the last line may be incomplete
                     entry = json.loads(line)
                     recorded[entry["path"]] = entry
         selected = []

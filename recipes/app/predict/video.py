@@ -43,21 +43,21 @@ def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[st
         with replacing(path) as temporary, bar, av.open(str(temporary), "w", "mp4", options) as output:
             pictures = _add_pictures(output, video, first[1])
             audio = next(iter(video.streams.audio), None)
-            tone = _add_sound(output, audio) if audio else None
+            track = _add_sound(output, audio) if audio else None
             for time, pixels, probabilities, _ in segment_all(network, itertools.chain([first], frames)):
                 label, _ = cutout.enlarge(pixels, probabilities, network.class_names)
                 frame = _frame(cutout.overlay(pixels, label, network.class_names))
                 frame.pts = time
                 frame.time_base = time_base
                 output.mux(pictures.encode(frame))
-                _write_sound(output, tone, sound)
+                _write_sound(output, track, sound)
                 fractions += cutout.fractions(label, len(fractions))
                 count += 1
                 bar.update()
             output.mux(pictures.encode(None))
-            _write_sound(output, tone, sound)
+            _write_sound(output, track, sound)
             if audio and audio.codec_context.name not in SOUND:
-                output.mux(tone.encode(None))
+                output.mux(track.encode(None))
         seconds = float(time * time_base)
         expected = float((video.duration or 0) / av.time_base)
     if seconds < 0.9 * expected - 1 / MAX_RATE:
@@ -136,14 +136,14 @@ def _add_sound(output: av.container.OutputContainer, source: av.AudioStream) -> 
     return output.add_stream("aac", rate=source.codec_context.sample_rate)
 
 
-def _write_sound(output: av.container.OutputContainer, tone: av.AudioStream, packets: list[av.Packet]) -> None:
+def _write_sound(output: av.container.OutputContainer, track: av.AudioStream, packets: list[av.Packet]) -> None:
     """Writes packets of sound, and empties the list."""
     for packet in packets:
         if packet.stream.codec_context.name not in SOUND:
             with contextlib.suppress(av.error.InvalidDataError):
                 for frame in packet.decode():
-                    output.mux(tone.encode(frame))
+                    output.mux(track.encode(frame))
         elif packet.dts is not None:
-            packet.stream = tone
+            packet.stream = track
             output.mux(packet)
     packets.clear()
