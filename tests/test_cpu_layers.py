@@ -49,7 +49,7 @@ def test_training_and_outputs_match_keras():
     plain = network()
     faster = cpu_layers.optimize_for_cpu(plain)
     replaced = [layer for layer in plain.layers if type(layer) in cpu_layers.FASTER]
-    assert len(kinds(faster)) == len(replaced) == 8
+    assert len(kinds(faster)) == len(replaced) == 10
     assert faster.name == "all_kinds"
     rng = np.random.default_rng(0)
     images = rng.normal(size=(8, 12, 12, 3)).astype(np.float32)
@@ -70,6 +70,9 @@ def test_unsupported_layers_are_left_alone():
     x = layers.BatchNormalization(dtype="float64")(x)
     x = layers.Conv2DTranspose(60, 4, strides=2, padding="same")(x)  # fewer channels than pixels
     x = layers.Conv2DTranspose(300, 3, padding="same", dilation_rate=2)(x)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.DepthwiseConv2D(3, strides=2, padding="valid", depth_multiplier=2)(x)
+    x = layers.DepthwiseConv2D(1, strides=2)(layers.UpSampling2D(4)(x))
     assert kinds(cpu_layers.optimize_for_cpu(keras.Model(inputs, x))) == []
 
     inputs = keras.Input((None, None, 64))

@@ -5,7 +5,8 @@
 Batch normalisation is one kernel, where Keras converts the images to float32 and passes over them a dozen times. For
 small images with many channels, the kernel gradient of a transposed convolution is one matrix product, which oneDNN
 lacks, and so is a transposed convolution with few output channels (Chellapilla, Puri, Simard: High Performance
-Convolutional Neural Networks for Document Processing, IWFHR 2006, section 3).
+Convolutional Neural Networks for Document Processing, IWFHR 2006, section 3). The input gradient of a strided depthwise
+convolution becomes one without strides.
 """
 
 from collections.abc import Callable
@@ -69,6 +70,31 @@ def kernel_gradient(upstream, inputs, shape, strides, padding) -> tf.Tensor:
     return tf.reshape(tf.linalg.matmul(rows, columns, transpose_a=True), shape)
 
 
+class SpreadDepthwiseConv2D(layers.DepthwiseConv2D):
+    def call(self, inputs):
+        stride = self.strides[0]
+        strides = (1, stride, stride, 1)
+
+        @tf.custom_gradient
+        def convolve(inputs, kernel):
+            def gradient(upstream):
+                for_kernel = tf.nn.depthwise_conv2d_backprop_filter(inputs, kernel.shape, upstream, strides, "VALID")
+                # With zeros between its pixels the convolution needs no strides, and oneDNN is fast.
+                _, height, width, channels = upstream.shape
+                spread = tf.pad(upstream, ((0, 0), (0, 0), (0, 0), (0, (stride**2 - 1) * channels)))
+                around = [
+                    (size - 1, whole - stride * part)
+                    for size, whole, part in zip(kernel.shape[:2], inputs.shape[1:3], (height, width), strict=True)
+                ]
+                spread = tf.pad(tf.nn.depth_to_space(spread, stride), ((0, 0), *around, (0, 0)))
+                return tf.nn.depthwise_conv2d(spread, kernel[::-1, ::-1], (1, 1, 1, 1), "VALID"), for_kernel
+
+            return tf.nn.depthwise_conv2d(inputs, kernel, strides, "VALID"), gradient
+
+        outputs = convolve(inputs, tf.convert_to_tensor(self.kernel))
+        return self.activation(outputs + self.bias if self.use_bias else outputs)
+
+
 class FusedBatchNormalization(layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if self.synchronized or mask is not None:  # several devices, or a mask: the kernel supports neither
@@ -91,7 +117,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
         return outputs
 
 
-FASTER = {layers.Conv2DTranspose: ConvTransposeByProducts, layers.BatchNormalization: FusedBatchNormalization}
+FASTER = {kind.__base__: kind for kind in (ConvTransposeByProducts, SpreadDepthwiseConv2D, FusedBatchNormalization)}
 PLAIN = {faster: plain for plain, faster in FASTER.items()}
 
 
@@ -109,10 +135,14 @@ def _is_faster(layer) -> bool:
     if type(layer) is layers.BatchNormalization:
         is_usual = layer.scale and layer.center and not getattr(layer, "renorm", False)
         return is_usual and len(layer.input.shape) == 4 and layer.axis in (-1, 3) and layer.variable_dtype == "float32"
-    if type(layer) is not layers.Conv2DTranspose or layer.data_format != "channels_last":
+    if type(layer) not in FASTER or layer.data_format != "channels_last":
         return False
     if layer.dilation_rate != (1, 1) or None in (*layer.input.shape[1:], *layer.output.shape[1:]):
         return False
+    if type(layer) is layers.DepthwiseConv2D:
+        stride, other = layer.strides
+        is_strided = layer.padding == "valid" and 1 < stride == other <= min(layer.kernel_size)
+        return is_strided and layer.depth_multiplier == 1
     _, height, width, channels = layer.input.shape
     # Measured: from here on the product is as fast or faster.
     return height * width <= channels or _has_few_maps(layer)
