@@ -3,8 +3,8 @@
     model = layers.optimize_for_cpu(build_model(128, 3))
 
 Batch normalisation is one kernel, where Keras converts the images to float32 and passes over them a dozen times. For
-small images with many channels, the kernel gradient of a transposed convolution is one matrix product, which oneDNN
-lacks, and so is a transposed convolution with few output channels (Chellapilla, Puri, Simard: High Performance
+small images with many channels, the kernel gradient of a convolution is one matrix product, which oneDNN lacks, and so
+is a transposed convolution with few output channels (Chellapilla, Puri, Simard: High Performance
 Convolutional Neural Networks for Document Processing, IWFHR 2006, section 3). The input gradient of a strided depthwise
 convolution becomes one without strides.
 """
@@ -16,6 +16,22 @@ import tensorflow as tf
 from keras import layers
 
 CHANNELS_PER_MAP = 16  # measured: with this many input channels per output channel, the product is faster
+
+
+class ConvByProducts(layers.Conv2D):
+    def convolution_op(self, inputs, kernel):
+        strides = self.strides
+        padding = self.padding.upper()
+
+        @tf.custom_gradient
+        def convolve(inputs, kernel):
+            def gradient(upstream):
+                for_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), strides, padding)
+                return for_inputs, kernel_gradient(inputs, upstream, kernel.shape, strides, padding)
+
+            return tf.nn.conv2d(inputs, kernel, strides, padding), gradient
+
+        return convolve(inputs, tf.convert_to_tensor(kernel))
 
 
 class ConvTransposeByProducts(layers.Conv2DTranspose):
@@ -56,17 +72,17 @@ class ConvTransposeByProducts(layers.Conv2DTranspose):
         return convolve(inputs, kernel)
 
 
-def kernel_gradient(upstream, inputs, shape, strides, padding) -> tf.Tensor:
-    """The kernel gradient of a transposed convolution, [height, width, output channels, input channels].
+def kernel_gradient(larger, smaller, shape, strides, padding) -> tf.Tensor:
+    """The kernel gradient of a convolution, [height, width, channels of `larger`, channels of `smaller`].
 
     Args:
-      upstream: the gradient of its output, [B, H, W, output channels], over which the kernel slides.
-      inputs: its input, [B, h, w, input channels].
+      larger, smaller: its input and output [B, H, W, channels], one of them as a gradient. The kernel slides over
+        `larger`.
     """
     height, width, *_ = shape
-    patches = tf.image.extract_patches(upstream, (1, height, width, 1), (1, *strides, 1), (1, 1, 1, 1), padding)
+    patches = tf.image.extract_patches(larger, (1, height, width, 1), (1, *strides, 1), (1, 1, 1, 1), padding)
     rows = tf.reshape(patches, (-1, patches.shape[-1]))
-    columns = tf.reshape(inputs, (-1, inputs.shape[-1]))
+    columns = tf.reshape(smaller, (-1, smaller.shape[-1]))
     return tf.reshape(tf.linalg.matmul(rows, columns, transpose_a=True), shape)
 
 
@@ -117,7 +133,10 @@ class FusedBatchNormalization(layers.BatchNormalization):
         return outputs
 
 
-FASTER = {kind.__base__: kind for kind in (ConvTransposeByProducts, SpreadDepthwiseConv2D, FusedBatchNormalization)}
+FASTER = {
+    kind.__base__: kind
+    for kind in (ConvByProducts, ConvTransposeByProducts, SpreadDepthwiseConv2D, FusedBatchNormalization)
+}
 PLAIN = {faster: plain for plain, faster in FASTER.items()}
 
 
@@ -143,9 +162,12 @@ def _is_faster(layer) -> bool:
         stride, other = layer.strides
         is_strided = layer.padding == "valid" and 1 < stride == other <= min(layer.kernel_size)
         return is_strided and layer.depth_multiplier == 1
-    _, height, width, channels = layer.input.shape
+    is_transposed = type(layer) is layers.Conv2DTranspose
+    if not is_transposed and layer.groups > 1:
+        return False
+    _, height, width, channels = (layer.input if is_transposed else layer.output).shape
     # Measured: from here on the product is as fast or faster.
-    return height * width <= channels or _has_few_maps(layer)
+    return height * width <= channels or (is_transposed and _has_few_maps(layer))
 
 
 def _has_few_maps(layer) -> bool:
