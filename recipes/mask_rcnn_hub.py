@@ -49,9 +49,11 @@ def load(model: str | None) -> Callable[[np.ndarray], dict[str, tf.Tensor]]:
         return detector.from_saved_model(str(SMALL) if model == "small" else model)
     for url in sorted(MODELS, key=lambda url: saved_models.cache_folder(url).exists(), reverse=True):
         try:
-            return detector.from_saved_model(url)
-        except saved_models.Unavailable as error:
+            saved_models.download(url)
+        except cli.InputError as error:
             print(error, flush=True)
+        else:
+            return detector.from_saved_model(url)
     by_hand = f"to get it by hand, download {MODELS[-1]} elsewhere and name it with --model FILE.tar.gz"
     print(
         f"the large model is not available: using the small one, which finds cats and dogs only ({by_hand})", flush=True

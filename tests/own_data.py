@@ -3,6 +3,7 @@
 import json
 
 from app.datasets import folder as folders
+from app.datasets import load
 
 import numpy as np
 from PIL import Image
@@ -126,6 +127,12 @@ def make(folder, classes, count=20, values=None, kind="L", names=None, masks_in=
     if names:
         (folder / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     return folder
+
+
+def load_data(data, image_size, batch_size, *, seed=0, **options):
+    """The pipelines of a data set, as a run has them."""
+    dataset = load.load(data, seed=seed, image_size=image_size, **options)
+    return load.pipelines(dataset, image_size, batch_size, seed)
 
 
 def scan(folder):

@@ -11,7 +11,21 @@ from app.datasets import folder as folders
 import numpy as np
 import pytest
 import unet_scratch
-from own_data import CLASSES, COLORS, HEIGHT, LAYOUTS, NAMES, WIDTH, annotate, change, make, scan, truth, write
+from own_data import (
+    CLASSES,
+    COLORS,
+    HEIGHT,
+    LAYOUTS,
+    NAMES,
+    WIDTH,
+    annotate,
+    change,
+    load_data,
+    make,
+    scan,
+    truth,
+    write,
+)
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -63,7 +77,7 @@ def test_label_maps_equal_the_masks_of_pycocotools(tmp_path):
             np.testing.assert_array_equal(annotation.mask(), reference.annToMask(entry))
             assert CLASSES[annotation.class_id] == NAMES[entry["category_id"]]
             assert annotation.is_crowd == bool(entry["iscrowd"])
-    for images, label_maps in load.load_data(str(folder), 32, 4).test:
+    for images, label_maps in load_data(str(folder), 32, 4).test:
         for image, label in zip(images.numpy(), label_maps.numpy(), strict=True):
             nearest = np.abs(image[:, :, None].astype(int) - COLORS).sum(-1).argmin(-1)
             assert (nearest == label)[label != 255].mean() > 0.9
@@ -190,14 +204,14 @@ def test_odd_but_harmless_entries(tmp_path):
 def test_a_missing_split_is_drawn_by_the_seed(tmp_path):
     folder = write(tmp_path / "bugs", "a file a split")
     (folder / "valid.json").unlink()
-    assert load.load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 1, "test": 3}
+    assert load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 1, "test": 3}
     contents = scan(write(tmp_path / "all"))
     one, other, again = (folders.split(contents, seed)["test"] for seed in (0, 1, 0))
     assert one != other and one == again
 
     folder = write(tmp_path / "more", "a file a split")
     (folder / "test.json").unlink()
-    assert load.load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 3, "test": 1}
+    assert load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 3, "test": 1}
 
 
 def test_photos_without_instances_and_files_without_each_other(tmp_path):
@@ -258,7 +272,7 @@ def test_each_problem_is_named(tmp_path, name):
     assert any(words in problem for problem in problems), problems
     assert all("\n" not in problem and str(folder) in problem for problem in problems)
     with pytest.raises(InputError, match="--check-data lists all of them"):
-        load.load_data(str(folder), 32, 4)
+        load_data(str(folder), 32, 4)
 
 
 def without(key):
@@ -327,5 +341,5 @@ def test_of_masks_and_annotations_the_masks_are_taken(tmp_path, capsys):
     contents = scan(folder)
     assert contents.class_names == ("background", "class 1", "class 2") and not contents.problems
     assert contents.warnings[0].startswith(f"{folder / 'annotations.json'}: not read, the masks in masks/ are taken")
-    load.load_data(str(folder), 32, 4)
+    load_data(str(folder), 32, 4)
     assert "annotations.json: not read, the masks in masks/ are taken" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from common import data
 import numpy as np
 import pytest
 import tensorflow as tf
+from own_data import load_data
 
 
 def batches(dataset, count=None):
@@ -19,7 +20,7 @@ def same(first, second):
 
 
 def test_synthetic_pipelines():
-    pets = load.load_data("synthetic", 32, 10, limit=25)
+    pets = load_data("synthetic", 32, 10, limit=25)
     assert pets.counts == {"train": 25, "validation": 25, "test": 25}
     assert pets.class_names == ("pet", "background", "border")
     assert pets.steps_per_epoch == 3
@@ -38,7 +39,7 @@ def test_splits_share_no_image():
 
 
 def test_same_seed_same_batches():
-    one, again, other = (load.load_data("synthetic", 32, 8, seed=seed, limit=20) for seed in (5, 5, 6))
+    one, again, other = (load_data("synthetic", 32, 8, seed=seed, limit=20) for seed in (5, 5, 6))
     for split in ("train", "validation"):
         first = batches(getattr(one, split), 3)
         assert same(first, batches(getattr(again, split), 3)) and not same(first, batches(getattr(other, split), 3))
@@ -141,13 +142,13 @@ def test_augmented_batches_are_the_same_from_any_step():
 
 def test_pipelines_have_threads_of_their_own():
     """Those of TensorFlow may be just one, see device.save_memory."""
-    pets = load.load_data("synthetic", 32, 1, limit=1)
+    pets = load_data("synthetic", 32, 1, limit=1)
     for batches in (pets.train, pets.train_from(1), pets.test):
         assert batches.options().threading.private_threadpool_size == os.cpu_count()
 
 
 def test_drawn_pets_are_not_augmented():
-    images, _ = batches(load.load_data("synthetic", 32, 1, limit=1).train, 3)
+    images, _ = batches(load_data("synthetic", 32, 1, limit=1).train, 3)
     drawings = [synthetic.draw(index, image_size=32)[0] for index in range(9)]
     assert all(any(np.array_equal(image, drawing) for drawing in drawings) for image in images)
 
@@ -221,11 +222,11 @@ def test_unusable_tf_data_is_refused(change, words):
 
 def test_unknown_data_set():
     with pytest.raises(InputError, match="cats_and_cars"):
-        load.load_data("cats_and_cars", 32, 8)
+        load_data("cats_and_cars", 32, 8)
 
 
 def test_real_pets(shared):
-    pets = load.load_data("oxford_iiit_pet", 64, 32, data_dir=str(shared / "tfds"))
+    pets = load_data("oxford_iiit_pet", 64, 32, data_dir=str(shared / "tfds"))
     assert pets.counts == {"train": 3312, "validation": 368, "test": 3669}
     images, labels = batches(pets.test, 12)
     assert images.shape[1:] == (64, 64, 3) and images.std() > 40

@@ -8,7 +8,7 @@ import tarfile
 import threading
 
 from app import encoders, files
-from app.datasets import load, synthetic
+from app.datasets import synthetic
 
 import detectors
 import fcn_vgg16
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import unet_scratch
 from conftest import CONTROL, QuietServer
+from own_data import load_data
 from PIL import Image
 from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.datasets.oxford_iiit_pet import oxford_iiit_pet_dataset_builder
@@ -153,7 +154,7 @@ def test_pets_are_downloaded_once(archives, http_server, monkeypatch, tmp_path, 
     _, server = http_server
     serve_pets(monkeypatch, f"http://127.0.0.1:{server.server_port}", archives)
     folder = str(tmp_path / "tfds")
-    pets = load.load_data("oxford_iiit_pet", 64, 4, data_dir=folder)
+    pets = load_data("oxford_iiit_pet", 64, 4, data_dir=folder)
     assert not CONTROL.search("".join(capfd.readouterr()))  # no terminal, no bars
     assert pets.counts == {"train": 11, "validation": 1, "test": 5}
     images, labels = next(iter(pets.test))
@@ -161,7 +162,7 @@ def test_pets_are_downloaded_once(archives, http_server, monkeypatch, tmp_path, 
     fractions = np.bincount(labels.numpy().ravel(), minlength=3) / labels.numpy().size
     np.testing.assert_allclose(fractions, [0.30, 0.58, 0.12], atol=0.15)  # 1 = pet, 2 = background, 3 = border
     server.shutdown()
-    assert load.load_data("oxford_iiit_pet", 64, 4, data_dir=folder).counts == pets.counts
+    assert load_data("oxford_iiit_pet", 64, 4, data_dir=folder).counts == pets.counts
 
 
 def test_a_model_file_runs_no_code(command_line, tmp_path):

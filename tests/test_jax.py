@@ -9,7 +9,7 @@ import sys
 
 import app
 from app import checkpoint, report
-from app.datasets import load, synthetic
+from app.datasets import synthetic
 from common import scores
 
 import keras
@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 import unet_scratch
 from conftest import CONTROL, ROOT, needs_jax, run_recipes, start_process, wait_for
+from own_data import load_data
 from PIL import Image
 
 pytestmark = needs_jax
@@ -114,7 +115,7 @@ def test_a_training_writes_what_it_writes_on_tensorflow(runs):
 def test_tensorflow_loads_the_model_and_gets_the_same_scores(runs):
     folder = runs[0] / "whole"
     model = keras.saving.load_model(folder / "unet_scratch.keras")
-    pets = load.load_data("synthetic", 32, 8, limit=20)
+    pets = load_data("synthetic", 32, 8, limit=20)
 
     def score(batches):
         confusion = scores.ConfusionMatrix(3)

@@ -12,7 +12,7 @@ from common import losses, masks, scores
 import numpy as np
 import pytest
 import unet_scratch
-from own_data import draw, make, scan
+from own_data import draw, load_data, make, scan
 from PIL import Image
 
 QUICK = ("--image-size", 32, "--epochs", 1, "--batch-size", 4)
@@ -33,7 +33,7 @@ SHAPES = ("disc", "square", "cross", "stripe", "ring")
 )
 def test_mask_formats(tmp_path, classes, options, names):
     folder = make(tmp_path / "own data", classes, **options)
-    own = load.load_data(str(folder), 32, 4)
+    own = load_data(str(folder), 32, 4)
     assert own.class_names == names and own.counts == {"train": 16, "validation": 2, "test": 2}
     for split in ("validation", "test"):
         for images, labels in getattr(own, split):
@@ -108,7 +108,7 @@ def test_ignored_pixels_are_left_out(command_line, tmp_path):
         label = np.array(Image.open(path))
         label[:, ::3] = 255
         Image.fromarray(label if path.stem != "07" else np.full_like(label, 255)).save(path)
-    own = load.load_data(str(folder), 32, 4)
+    own = load_data(str(folder), 32, 4)
     assert own.class_names == ("costs $5", "costs $9") and sum(own.counts.values()) == 19
     images, labels = next(iter(own.train))
     assert set(np.unique(labels)) == {0, 1, 255} and images.shape == (4, 32, 32, 3)
@@ -136,7 +136,7 @@ def test_split_lists(tmp_path):
     folder = make(tmp_path / "data", 3, values=(1, 2, 3), masks_in="annotations/trimaps")
     (folder / "annotations" / "trainval.txt").write_text("".join(f"{number:02} 1 1 1\n" for number in range(15)))
     (folder / "annotations" / "test.txt").write_text("".join(f"{number:02} 1 1 1\n" for number in range(15, 20)))
-    assert load.load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 2, "test": 5}
+    assert load_data(str(folder), 32, 4).counts == {"train": 13, "validation": 2, "test": 5}
     # Variants in the wild: a BOM, file extensions, and a missing name.
     (folder / "annotations" / "test.txt").write_text("\ufeff15.jpg\n16.jpg\nnowhere.jpg\n", encoding="utf-8")
     contents = scan(folder)
@@ -209,7 +209,7 @@ def test_training_refuses_faulty_data(command_line, faulty, tmp_path):
     assert status == 2 and err.count("\n") == 1 and "--check-data" in err and "epoch 1/" not in out
     for name in (*PROBLEMS, "all_one.png"):
         (faulty / "masks" / name).unlink()
-    assert load.load_data(str(faulty), 32, 4).counts["train"] == 10  # unpaired files do no harm
+    assert load_data(str(faulty), 32, 4).counts["train"] == 10  # unpaired files do no harm
 
 
 def test_a_smoothed_mask_is_reported(tmp_path):
@@ -265,7 +265,7 @@ def test_unusable_data_is_refused(tmp_path, damage, words):
     folder = make(tmp_path / "data", 3)
     damage(folder)
     with pytest.raises(InputError, match=words):
-        load.load_data(str(folder), 32, 4)
+        load_data(str(folder), 32, 4)
 
 
 @pytest.mark.parametrize("text", ["\ufeffa\r\nb\r\nc\r\n", "0 a\n1: b\n2 c\n", "# names\na\n\nb\nc\nIGNORE (255)\n"])

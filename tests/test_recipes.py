@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from app import checkpoint, files, flags, runs
-from app.datasets import load, synthetic
+from app.datasets import synthetic
 from common import masks
 
 import fcn_vgg16
@@ -18,6 +18,7 @@ import pytest
 import unet_mobilenetv2
 import unet_scratch
 from conftest import CONTROL, ROOT
+from own_data import load_data
 from PIL import Image
 
 ONE_AT_A_TIME = """
@@ -84,7 +85,7 @@ def test_a_run_from_the_terminal(name, tmp_path):
 
     # The saved model reproduces the recorded scores.
     model = keras.saving.load_model(output / f"{name}.keras")
-    pets = load.load_data("synthetic", 32, 8, limit=20)
+    pets = load_data("synthetic", 32, 8, limit=20)
     truth, answers = [], []
     for images, labels in pets.test:
         truth.append(labels.numpy())

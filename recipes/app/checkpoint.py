@@ -62,32 +62,31 @@ class Checkpoint:
         self.variables: dict[str, list[np.ndarray]] = {}
         self.lock = None
 
-    def begin(self, settings: dict[str, Any], resume: bool) -> bool:
+    def is_finished(self) -> bool:
+        """Whether the folder holds a finished run."""
+        unfinished = (self.folder / LOCK).exists() or (self.folder / STATE).exists()
+        return not unfinished and (self.folder / "metrics.json").exists()
+
+    def begin(self, settings: dict[str, Any], resume: bool) -> None:
         """Locks the folder; with `resume`, takes over the epochs of the run that was interrupted there.
 
-        Returns:
-          Whether the run to resume is finished already.
         Raises:
           InputError: if another run is writing to the folder, or the interrupted run had other settings.
         """
         self.settings = settings
-        was_interrupted = (self.folder / LOCK).exists()
         if self.is_first:
             self._acquire_lock()
             files.remove_leftovers(self.folder)
             files.remove_leftovers(self.model_path.parent)
             if not resume:
                 (self.folder / STATE).unlink(missing_ok=True)
-        if not resume:
-            return False
-        facts, self.variables = read_state(self.folder, settings)
+        facts, self.variables = read_state(self.folder, settings) if resume else ({}, {})
         if not facts:
-            return not was_interrupted and (self.folder / "metrics.json").exists()
+            return
         for name in KEPT:
             setattr(self, name, facts[name])
         if zipfile.is_zipfile(self.model_path) or (self.model_path / "saved_model.pb").exists():
             self.best = facts["best"]  # otherwise the model of the next epoch is the best
-        return False
 
     def _acquire_lock(self) -> None:
         import fcntl  # Linux and macOS only

@@ -30,7 +30,7 @@ def weights_file(application: Callable[..., keras.Model], choice: str) -> pathli
     if choice == "imagenet":
         path = ROOT / "weights" / URLS[application].rpartition("/")[2]
         if not path.exists():
-            _download(application, path)
+            return _download(application, path)
     try:  # now, so that a wrong file is found before the data is read
         with path.open("rb"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras 3.15 warns about each layer of a file from an older Keras 3
@@ -44,7 +44,7 @@ def weights_file(application: Callable[..., keras.Model], choice: str) -> pathli
     return path
 
 
-def _download(application: Callable[..., keras.Model], path: pathlib.Path) -> None:
+def _download(application: Callable[..., keras.Model], path: pathlib.Path) -> pathlib.Path:
     url = URLS[application]
     check_writable(path.parent, "weights folder")
     print(f"downloading {url}", flush=True)
@@ -62,3 +62,4 @@ def _download(application: Callable[..., keras.Model], path: pathlib.Path) -> No
                 f"--backbone-weights imagenet: the download failed ({one_line(error)}); put {url} into {path.parent} "
                 "by hand, or use --backbone-weights none, which works offline"
             ) from error
+    return path

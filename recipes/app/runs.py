@@ -164,9 +164,12 @@ class Run:
         return fed._replace(train_from=lambda step: fed.train_from(step + self.finished_epochs * data.steps_per_epoch))
 
     def load_dataset(self, **options) -> Dataset:
-        """Loads the data set that --data names, with the options of load.load."""
+        """Loads the data set that --data names, with the options of load.load; exits if the run is finished."""
         facts = {}
         if self.config["resume"]:
+            if self.team.any(self.checkpoint.is_finished()):
+                print(f"the run in {files.shown(self.output)} is finished; there is nothing to resume")
+                sys.exit(0)
             facts, _ = checkpoint.read_state(self.output, self.settings, kinds=())
         named = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
         dataset = load.load(self.data, findings=facts.get("findings"), **named, **options)
@@ -178,11 +181,7 @@ class Run:
         listed = ", ".join(f"{count} {split}" for split, count in counts.items())
         print(f"{self.recipe} | {self.data}, {self.image_size} px: {listed}{start} | {self.device}", flush=True)
         self.settings |= {"images": counts, "classes": classes}
-        is_finished = self.checkpoint.begin(self.settings, self.config["resume"])
-        if self.team.any(is_finished):
-            self.checkpoint.end()
-            print(f"the run in {files.shown(self.output)} is finished; there is nothing to resume")
-            sys.exit(0)
+        self.checkpoint.begin(self.settings, self.config["resume"])
         done = self.finished_epochs
         self.team.agree({**self.settings, "finished epochs": done})
         if self.config["resume"]:

@@ -58,7 +58,8 @@ def score_untrained(folder: pathlib.Path) -> float:
     keras.utils.disable_interactive_logging()
     model, names = models.load(RECIPE, files.shipped(RECIPE), unet_mobilenetv2.build_model)
     models.save(model, OUTPUT / "untrained.keras", names)
-    data = load.load_data(str(folder), model.input_shape[1], batch_size=8)
+    dataset = load.load(str(folder), image_size=model.input_shape[1])
+    data = load.pipelines(dataset, model.input_shape[1], batch_size=8, seed=0)
     scores, _ = report.score(OUTPUT / "untrained.keras", data, batch_size=8)
     return scores["mean_iou"]
 

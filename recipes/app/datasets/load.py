@@ -7,7 +7,7 @@ from typing import Any
 
 from app.cli import InputError
 from app.datasets import Dataset, Scene, folder, pets, synthetic, with_threads
-from common import data as common_data
+from common import data
 
 import numpy as np
 import tensorflow as tf
@@ -51,7 +51,7 @@ def load(
     return dataset
 
 
-def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> common_data.Data:
+def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> data.Data:
     """Builds the pipelines of a data set, at `image_size` pixels a side; the seed fixes order and augmentation."""
     decoded = {
         split: with_threads(part.map(dataset.decode, num_parallel_calls=tf.data.AUTOTUNE))
@@ -65,20 +65,12 @@ def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> 
             test = tf.data.Dataset.from_tensor_slices(places["test"])
             test = test.map(lambda place: (tf.gather(images, place), tf.gather(labels, place)))
         else:
-            test = common_data.resized(decoded["test"], image_size)
+            test = data.resized(decoded["test"], image_size)
         train, validation = places["train"], places["validation"]
-        data = common_data.from_arrays(images, labels, train, validation, test, dataset.class_names, **options)
+        loaded = data.from_arrays(images, labels, train, validation, test, dataset.class_names, **options)
     else:
-        data = common_data.from_datasets(**decoded, class_names=dataset.class_names, image_size=image_size, **options)
-    return data._replace(train_from=lambda step: with_threads(data.train_from(step)))
-
-
-def load_data(
-    data: str, image_size: int, batch_size: int, *, seed: int = 0, limit: int | None = None, data_dir: str | None = None
-) -> common_data.Data:
-    """Loads a data set, and builds its pipelines."""
-    dataset = load(data, seed=seed, limit=limit, data_dir=data_dir, image_size=image_size)
-    return pipelines(dataset, image_size, batch_size, seed)
+        loaded = data.from_datasets(**decoded, class_names=dataset.class_names, image_size=image_size, **options)
+    return loaded._replace(train_from=lambda step: with_threads(loaded.train_from(step)))
 
 
 def scenes(dataset: Dataset, split: str) -> list[Callable[[], Scene]]:

@@ -24,15 +24,11 @@ os.environ.setdefault("TFHUB_CACHE_DIR", str(files.ROOT / "weights" / "tfhub"))
 compressed_module_resolver.LOCK_FILE_TIMEOUT_SEC = files.TIMEOUT  # a killed download leaves its lock behind
 
 
-class Unavailable(InputError):
-    """A model could not be downloaded."""
-
-
 def load(handle: str):
     """Loads a SavedModel from a folder, a .tar.gz (file or URL), or the URL of a model on TensorFlow Hub or Kaggle."""
     try:
         if handle.startswith(("http://", "https://")):
-            folder = _download(handle)
+            folder = download(handle)
         elif pathlib.Path(handle).is_file():
             folder = _unpack(pathlib.Path(handle))
         else:
@@ -54,7 +50,8 @@ def cache_folder(url: str) -> pathlib.Path:
     return pathlib.Path(os.environ["TFHUB_CACHE_DIR"], hashlib.sha1(url.encode()).hexdigest())
 
 
-def _download(url: str) -> pathlib.Path:
+def download(url: str) -> pathlib.Path:
+    """Downloads a model, unless it is there already, and returns its folder; raises InputError if that fails."""
     folder = cache_folder(url)
     if folder.exists():
         return folder
@@ -69,7 +66,7 @@ def _download(url: str) -> pathlib.Path:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # if it is empty
-        raise Unavailable(f"model {url}: the download failed ({one_line(error)})") from error
+        raise InputError(f"model {url}: the download failed ({one_line(error)})") from error
     killed_downloads = folder.parent.glob(f"{folder.name}.*.tmp")
     for rest in (*folder.glob(CHECKPOINTS), *killed_downloads):
         shutil.rmtree(rest, ignore_errors=True)
