@@ -116,6 +116,7 @@ def test_the_backbone_computes_what_keras_does(tmp_path):
         np.testing.assert_allclose(ours[level], theirs, atol=1e-3 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 def test_steps_and_an_export(tmp_path):
     """The losses fall, and mask_rcnn_hub can use what comes out, for photos of any shape."""
     task = small_task()

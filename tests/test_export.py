@@ -21,7 +21,9 @@ SECTION = re.search(r"^## Use the model elsewhere.*?(?=^## )", (ROOT / "README.m
 EXPORT, READ, SHIPPED = re.findall(r"```python\n(.*?)```", SECTION, re.S)
 SIZE = 32
 FILES = {"saved_model": "exported", "litert": "exported.tflite", "onnx": "exported.onnx"}  # as the README names them
-each_format = pytest.mark.parametrize("format_", FILES)
+each_format = pytest.mark.parametrize(
+    "format_", ["saved_model", *(pytest.param(name, marks=pytest.mark.slow) for name in ("litert", "onnx"))]
+)
 
 
 def export(format_):
