@@ -23,7 +23,7 @@ import pathlib
 import time
 from collections.abc import Callable
 
-from app import cli, device, files, photos
+from app import cli, device, files, inputs
 from app.detect import detector, instances, label_map, saved_models
 from app.predict import png
 
@@ -93,18 +93,19 @@ def print_unnamed(class_ids: set[int], labels: pathlib.Path) -> None:
 def main() -> int:
     args = parse_flags()
     names = label_map.read(args.labels)
-    counts = photos.Counts()
-    items = photos.find_all(args.photos, args.output, counts)
+    counts = inputs.Counts()
+    items = inputs.find_all(args.photos, args.output, counts)
     if not items:
         return counts.exit_status()
     where = device.description(device.start(runs_on_jax=False))
     print(f"mask_rcnn_hub | photos: {len(items)} | {where}", flush=True)
     model = load(args.model)
+    items = inputs.give_names(items, args.output)
     image_ids = instances.image_ids([item.path for item in items])
     results = []
     table = [("photo", "size", "found", "seconds")]
     try:
-        for item, photo in photos.read_all(items, counts):
+        for item, photo in inputs.read_all(items, counts):
             began = time.perf_counter()
             height, width = photo.shape[:2]
             try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from app import device, files, photos
+from app import device, files, inputs
 from app.cli import InputError, listed, print_table
 from app.predict import cutout, network, png, video
 from common import masks
@@ -36,19 +36,20 @@ def run(
 
     `shard` (I, N) selects the I-th of N parts, and skips what is done already, as `resume` does.
     """
-    counts = photos.Counts()
-    items = photos.find_all(paths, output, counts, with_videos=True)
+    counts = inputs.Counts()
+    items = inputs.find_all(paths, output, counts, with_videos=True)
     if not items:
         return counts.exit_status()
-    items.sort(key=lambda item: photos.is_video(item.path))  # photos first, so that each part gets some of both
-    if shard:
-        items = items[shard[0] - 1 :: shard[1]]
+    items.sort(key=lambda item: inputs.is_video(item.path))  # photos first, so that each part gets some of both
     device_name = device.description(device.start())  # before TensorFlow or JAX computes anything
     trained = network.from_weights(recipe, build_model, weights)
+    items = inputs.give_names(items, output)
+    if shard:
+        items = items[shard[0] - 1 :: shard[1]]
     journal = Journal(output, trained.class_names, trained.file, shard)
     selected = journal.select(items, skip_done=resume or shard is not None)
-    pictures = [item for item in selected if not photos.is_video(item.path)]
-    videos = [item for item in selected if photos.is_video(item.path)]
+    pictures = [item for item in selected if not inputs.is_video(item.path)]
+    videos = [item for item in selected if inputs.is_video(item.path)]
     counts.done = len(items) - len(selected)
     what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {counts.done}"
     names = listed(trained.class_names)
@@ -57,7 +58,7 @@ def run(
     photo_results = write_photos(trained, pictures, output, counts)
     video_results = write_videos(trained, videos, output, counts)
     for item, result in itertools.chain(photo_results, video_results):
-        journal.add(item.path, **result)
+        journal.add(item, **result)
         counts.done += 1
     if counts.done:
         journal.print()
@@ -66,8 +67,8 @@ def run(
 
 
 def write_photos(
-    trained: network.Network, items: Sequence[photos.Item], output: pathlib.Path, counts: photos.Counts
-) -> Iterator[tuple[photos.Item, dict[str, Any]]]:
+    trained: network.Network, items: Sequence[inputs.Item], output: pathlib.Path, counts: inputs.Counts
+) -> Iterator[tuple[inputs.Item, dict[str, Any]]]:
     """Writes the mask, the overlay and the cutout of photos; yields each item in order, and what the journal records.
 
     Reading, the network and writing overlap; the seconds are those of the network and of writing.
@@ -88,16 +89,16 @@ def write_photos(
         seconds += time.perf_counter() - began
         return {"size": photo.shape[1::-1], "fractions": cutout.fractions(label, len(class_names)), "seconds": seconds}
 
-    segmented = network.segment_all(trained, photos.read_all(items, counts))
+    segmented = network.segment_all(trained, inputs.read_all(items, counts))
     writers = min(os.cpu_count(), 4)  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
     with ThreadPoolExecutor(writers) as pool:
-        for (item, *_), result in photos.in_order(pool, write, segmented, writers):
+        for (item, *_), result in inputs.in_order(pool, write, segmented, writers):
             yield item, result.result()
 
 
 def write_videos(
-    trained: network.Network, items: Sequence[photos.Item], output: pathlib.Path, counts: photos.Counts
-) -> Iterator[tuple[photos.Item, dict[str, Any]]]:
+    trained: network.Network, items: Sequence[inputs.Item], output: pathlib.Path, counts: inputs.Counts
+) -> Iterator[tuple[inputs.Item, dict[str, Any]]]:
     """Writes the overlays of videos; yields each item and what the journal records of it."""
     for item in items:
         began = time.perf_counter()
@@ -109,7 +110,7 @@ def write_videos(
 
 
 class Journal:
-    """Appends a line to predictions.jsonl when the pictures of a photo are written; a `shard`, (I, N), has its own."""
+    """predictions.jsonl: a line for each photo whose results are in the folder; a `shard`, (I, N), has its own."""
 
     def __init__(
         self, folder: pathlib.Path, class_names: Sequence[str], weights: pathlib.Path, shard: tuple[int, int] | None
@@ -118,34 +119,35 @@ class Journal:
         self.class_names = class_names
         self.weights = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()
         self.entries = []  # of this run
-        self.kept = []  # of earlier runs
-        self.states = {}  # {path: state of the file}, taken before the photos are read
+        self.kept = []  # of earlier runs: other photos, and what is not done again
+        self.states = {}  # {name: state of the file}, taken before the photos are read
 
-    def select(self, items: Sequence[photos.Item], skip_done: bool) -> list[photos.Item]:
+    def select(self, items: Sequence[inputs.Item], skip_done: bool) -> list[inputs.Item]:
         """The photos to do: with `skip_done` those not yet recorded for the same weights and the same file."""
-        self.states = {item.path: _state(item.path) for item in items}
+        self.states = {item.name: _state(item.path) for item in items}
         recorded = {}
-        if skip_done and self.path.exists():
+        if self.path.exists():
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # the last line may be incomplete
                     entry = json.loads(line)
-                    recorded[entry["path"]] = entry
+                    recorded[entry.get("name", entry["path"])] = entry
         selected = []
         for item in items:
-            entry = recorded.get(_text(item.path), {})
-            if (entry.get("weights"), entry.get("file")) != (self.weights, self.states[item.path]):
+            entry = recorded.get(_text(item.name), {})
+            is_done = (entry.get("weights"), entry.get("file")) == (self.weights, self.states[item.name])
+            if not (skip_done and is_done):
                 selected.append(item)
-                recorded.pop(_text(item.path), None)
+                recorded.pop(_text(item.name), None)
         self.kept = list(recorded.values())
         return selected
 
-    def add(self, path: pathlib.Path, size: tuple[int, int], fractions: np.ndarray, seconds: float, **more) -> None:
+    def add(self, item: inputs.Item, size: tuple[int, int], fractions: np.ndarray, seconds: float, **more) -> None:
         """Records a photo or video: its size (width, height), the fraction of each class, 0..1, the seconds, `more`."""
         if not self.entries:  # until now the file of the run before is untouched
             files.write_text(self.path, "".join(map(_line, self.kept)))
         shares = {name: round(float(fraction), 5) for name, fraction in zip(self.class_names, fractions, strict=True)}
-        entry = {"path": _text(path), "size": size, **more, "shares": shares, "seconds": round(seconds, 3)}
-        entry |= {"weights": self.weights, "file": self.states[path]}
+        entry = {"path": _text(item.path), "name": _text(item.name), "size": size, **more, "shares": shares}
+        entry |= {"seconds": round(seconds, 3), "weights": self.weights, "file": self.states[item.name]}
         self.entries.append(entry)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
@@ -174,5 +176,5 @@ def _state(path: pathlib.Path) -> str | None:
     return None
 
 
-def _text(path: pathlib.Path) -> str:
+def _text(path: str | pathlib.Path) -> str:
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")  # its bytes may not be UTF-8

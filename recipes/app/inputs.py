@@ -1,0 +1,208 @@
+"""A person's own photos and videos: found in folders, read in order, and named in the output folder."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from app import photos
+from app.cli import InputError, print_error
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+READ_AHEAD = 2  # photos
+NAMES = ".names.jsonl"  # in an output folder: whose results have which name
+LONGEST = 180  # bytes of a name; file systems allow 255, and endings are added
+VIDEOS = {".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+VIDEOS |= {".ogv", ".ts", ".vob", ".webm", ".wmv"}
+
+
+class Item(NamedTuple):
+    """A photo or video to work on."""
+
+    path: pathlib.Path
+    name: str  # of its output files, without their endings; photos of subfolders have them in their names
+
+
+@dataclasses.dataclass
+class Counts:
+    """Counts of photos and videos."""
+
+    done: int = 0
+    failed: int = 0
+
+    def fail(self, message: str) -> None:
+        self.failed += 1
+        print_error(message)
+
+    def exit_status(self) -> int:
+        """0 if all went well, 1 if some photos failed, 2 if none could be done."""
+        if not self.failed:
+            return 0
+        return 1 if self.done else 2
+
+
+def find_all(
+    arguments: Sequence[pathlib.Path], output: pathlib.Path, counts: Counts, with_videos: bool = False
+) -> list[Item]:
+    """Finds photos, and if wanted videos: those named, and those in the folders named and their subfolders.
+
+    Reports and counts what cannot be found. Names are those of the files; `give_names` makes them unique.
+
+    Raises:
+      InputError: if results would lie beside the photos, because they could replace one.
+    """
+    items = {}
+    for argument in arguments:
+        try:
+            for path in find(argument, counts, output, with_videos):
+                below = path.relative_to(argument) if path != argument else pathlib.Path(path.name)
+                items.setdefault(absolute(path), Item(path, _cleaned(below)))
+        except InputError as error:
+            counts.fail(str(error))
+    places = {(output / item.name).parent.resolve() for item in items.values()}
+    if places & {item.path.parent.resolve() for item in items.values()}:
+        raise InputError(f"--output {output}: this folder holds photos to work on; name another one")
+    return list(items.values())
+
+
+def find(
+    argument: pathlib.Path, counts: Counts, output: pathlib.Path | None = None, with_videos: bool = False
+) -> list[pathlib.Path]:
+    """The photo at a path, or the pictures in a folder and its subfolders, ordered by name.
+
+    In a folder a file counts as a picture by its ending, readable or not, or else by its content. Hidden files and
+    folders are left out, and so is `output`.
+
+    Raises:
+      InputError: if there is nothing.
+    """
+    try:
+        if argument.exists() and not argument.is_dir():
+            return [argument]
+        os.scandir(argument).close()
+    except OSError as error:
+        raise InputError(f"{argument}: {error.strerror.lower()}") from error
+
+    def report(error):
+        counts.fail(f"{error.filename}: {error.strerror.lower()}")
+
+    paths = []
+    searched = {os.path.realpath(output)} if output else set()
+    waiting = [argument]  # the folder, and links to others, which are searched after it
+    while waiting:
+        top = waiting.pop(0)
+        if os.path.realpath(top) in searched:
+            print(f"{top}: a link to a folder that is searched already, left out", flush=True)
+            continue
+        for place, folders, names in os.walk(top, onerror=report):
+            searched.add(os.path.realpath(place))
+            below = [pathlib.Path(place, name) for name in folders if not name.startswith(".")]
+            waiting += sorted(path for path in below if path.is_symlink())
+            folders[:] = [path.name for path in below if os.path.realpath(path) not in searched]
+            visible = [pathlib.Path(place, name) for name in names if not name.startswith(".")]
+            paths += [path for path in visible if _is_picture(path) or (with_videos and path.suffix.lower() in VIDEOS)]
+    if not paths:
+        raise InputError(f"{argument}: no picture in this folder or its subfolders")
+    return sorted(paths)
+
+
+def is_video(path: pathlib.Path) -> bool:
+    """Whether a file is a video, by its ending, or because it is no picture and FFmpeg opens it."""
+    if path.suffix.lower() in VIDEOS:
+        return True
+    return path.is_file() and not _is_picture(path) and cv2.VideoCapture(str(path)).isOpened()
+
+
+def _is_picture(path: pathlib.Path) -> bool:
+    if path.suffix.lower() in photos.PICTURES:
+        return not path.is_dir()
+    return path.is_file() and photos.size(path) is not None
+
+
+def absolute(path: pathlib.Path) -> str:
+    """What identifies a photo: its place and name, of a link those of the link."""
+    place = path.parent.resolve() if ".." in path.parts else path.parent
+    return str(place.absolute() / path.name)
+
+
+def _cleaned(path: pathlib.Path) -> str:
+    """The name of a photo's results: its path without the ending."""
+    parts = [os.fsdecode(os.fsencode(part)[:LONGEST]) for part in (*path.parts[:-1], path.stem)]
+    return "/".join(parts)
+
+
+def give_names(items: Sequence[Item], output: pathlib.Path) -> list[Item]:
+    """The items with names that no other photo's results in `output` have, now or later.
+
+    A file in `output` keeps whose name is whose: a photo has the same name in each run, and runs at the same time
+    agree. A name that is taken gets a number. Names that differ only in case count as the same.
+    """
+    import fcntl  # Linux and macOS only
+
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / NAMES).open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        names = {}
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):  # the last line may be incomplete
+                path, name = json.loads(line)
+                names[path] = name
+        new = [item for item in items if absolute(item.path) not in names]
+        taken = {_comparable(name) for name in names.values()}
+        own = {_comparable(item.name) for item in new}
+        numbers = collections.Counter()  # the last one for each name
+        lines = []
+        for item in new:
+            name = item.name
+            while _comparable(name) in taken or (name != item.name and _comparable(name) in own):
+                numbers[item.name] += 1
+                name = f"{item.name}-{1 + numbers[item.name]}"
+            taken.add(_comparable(name))
+            names[absolute(item.path)] = name
+            lines.append(json.dumps([absolute(item.path), name]))
+        file.write("".join(f"\n{line}" for line in lines))
+    named = [item._replace(name=names[absolute(item.path)]) for item in items]
+    numbered = [item for before, item in zip(items, named, strict=True) if item.name != before.name]
+    if numbered:
+        example = f"{numbered[0].name} for {numbered[0].path}"
+        print(f"names with a number, because other photos have theirs: {len(numbered)} ({example})", flush=True)
+    return named
+
+
+def _comparable(name: str) -> str:
+    """The same for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def read_all(items: Sequence[Item], counts: Counts) -> Iterator[tuple[Item, np.ndarray]]:
+    """Yields each item and its pixels, as photos.read returns them, with a progress bar; counts what is unreadable."""
+    bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=None if items else True)  # on a terminal only
+    with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
+        for item, pixels in in_order(pool, lambda item: photos.read(item.path), items, READ_AHEAD):
+            try:
+                yield item, pixels.result()
+            except InputError as error:
+                counts.fail(str(error))
+            bar.update()
+
+
+def in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[tuple[Any, Future]]:
+    """Each item and the future of function(item), in order, while the pool works on up to `ahead` later ones."""
+    waiting: collections.deque[tuple[Any, Future]] = collections.deque()
+    for item in items:
+        waiting.append((item, pool.submit(function, item)))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
