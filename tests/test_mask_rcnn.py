@@ -132,7 +132,7 @@ def test_default_photos(command_line, drawn, tmp_path):
     status, out, err = command_line(mask_rcnn_hub, "--model", drawn[1], "--output", tmp_path)
     assert (status, err) == (0, "") and out.count("nothing") == 4
     assert detections(tmp_path) == []
-    for path in photos.find(mask_rcnn_hub.PHOTOS):
+    for path in sorted(mask_rcnn_hub.PHOTOS.iterdir()):
         np.testing.assert_array_equal(photos.read(tmp_path / f"{path.stem}_overlay.png"), photos.read(path))
 
 

@@ -95,7 +95,7 @@ def test_own_data_train_score_and_predict(command_line, tmp_path):
     status, out, err = command_line(unet_scratch, *flags)
     assert (status, err) == (0, "")
     mask = Image.open(tmp_path / "found" / "00_mask.png")
-    assert mask.mode == "P" and mask.size == (56, 40) and np.asarray(mask).max() < classes
+    assert mask.mode == "L" and mask.size == (56, 40) and np.asarray(mask).max() < classes
     assert not (tmp_path / "found" / "00_cutout.png").exists()  # there is no background
     first = json.loads((tmp_path / "found" / "predictions.jsonl").read_text().splitlines()[0])
     assert tuple(first["shares"]) == tuple(names) and sum(first["shares"].values()) == pytest.approx(1, abs=1e-3)

@@ -62,9 +62,10 @@ def find_all(
       InputError: if results would lie beside the photos, because they could replace one.
     """
     items = {}
+    searched = set()
     for argument in arguments:
         try:
-            for path in find(argument, counts, output, with_videos):
+            for path in find(argument, counts, with_videos, searched):
                 below = path.relative_to(argument) if path != argument else pathlib.Path(path.name)
                 items.setdefault(absolute(path), Item(path, _cleaned(below)))
         except InputError as error:
@@ -75,13 +76,12 @@ def find_all(
     return list(items.values())
 
 
-def find(
-    argument: pathlib.Path, counts: Counts, output: pathlib.Path | None = None, with_videos: bool = False
-) -> list[pathlib.Path]:
+def find(argument: pathlib.Path, counts: Counts, with_videos: bool, searched: set[str]) -> list[pathlib.Path]:
     """The photo at a path, or the pictures in a folder and its subfolders, ordered by name.
 
     In a folder a file counts as a picture by its ending, readable or not, or else by its content. Hidden files and
-    folders are left out, and so is `output`.
+    folders are left out, and so are subfolders with results of these programs, and links to a folder that has been
+    `searched`, to which all are added.
 
     Raises:
       InputError: if there is nothing.
@@ -97,18 +97,20 @@ def find(
         counts.fail(f"{error.filename}: {error.strerror.lower()}")
 
     paths = []
-    searched = {os.path.realpath(output)} if output else set()
     waiting = [argument]  # the folder, and links to others, which are searched after it
     while waiting:
         top = waiting.pop(0)
-        if os.path.realpath(top) in searched:
+        if top != argument and os.path.realpath(top) in searched:
             print(f"{top}: a link to a folder that is searched already, left out", flush=True)
             continue
         for place, folders, names in os.walk(top, onerror=report):
             searched.add(os.path.realpath(place))
+            if NAMES in names and pathlib.Path(place) != argument:
+                folders.clear()
+                continue
             below = [pathlib.Path(place, name) for name in folders if not name.startswith(".")]
             waiting += sorted(path for path in below if path.is_symlink())
-            folders[:] = [path.name for path in below if os.path.realpath(path) not in searched]
+            folders[:] = [path.name for path in below]
             visible = [pathlib.Path(place, name) for name in names if not name.startswith(".")]
             paths += [path for path in visible if _is_picture(path) or (with_videos and path.suffix.lower() in VIDEOS)]
     if not paths:

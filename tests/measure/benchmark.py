@@ -266,7 +266,7 @@ def draw(path, width, height):
 
 def predict_photos(is_plain, width, height):
     """From photos to files with the shipped weights: mask, overlay and cutout of each."""
-    from app import files, photos
+    from app import files, inputs
     from app.predict import network, predict
 
     import plain
@@ -283,8 +283,8 @@ def predict_photos(is_plain, width, height):
             for path in names:
                 plain.segment_and_save(model, trained.class_names, path, folder)
         else:
-            items = [photos.Item(path, path.stem) for path in names]
-            written = predict.write_photos(trained, items, folder / "output", photos.Counts())
+            items = [inputs.Item(path, path.stem) for path in names]
+            written = predict.write_photos(trained, items, folder / "output", inputs.Counts())
             assert sum(1 for _ in written) == len(names)
         return len(names)
 

@@ -14,7 +14,6 @@ from typing import Any
 from app import device, files, inputs
 from app.cli import InputError, listed, print_table
 from app.predict import cutout, network, png, video
-from common import masks
 
 import keras
 import numpy as np
@@ -79,7 +78,7 @@ def write_photos(
         item, photo, probabilities, seconds = segmented
         began = time.perf_counter()
         label, foreground = cutout.enlarge(photo, probabilities, class_names)
-        png.write(output / f"{item.name}_mask.png", label, masks.palette(class_names))
+        png.write(output / f"{item.name}_mask.png", label)
         png.write(output / f"{item.name}_overlay.png", cutout.overlay(photo, label, class_names))
         path = output / f"{item.name}_cutout.png"
         if foreground is None:
