@@ -257,7 +257,7 @@ def test_results_of_other_photos_stay(command_line, weights, tmp_path):
             save(dcim / "c", ".gif")
         status, out, err = command_line(unet_scratch, *arguments, *flags)
         assert (status, err) == (0, "")
-        assert ("names with a number" in out) == bool({"a-2", "a-3"} & {*added} or added == ["c"])
+        assert ("names with a number" in out) == bool({"a-2", "a-3"} & {*added})
         after = written(output)
         assert after.keys() - before.keys() == {f"{name}_{kind}.png" for name in added for kind in kinds}
         for name, pixels in before.items():  # a network's answer depends a little on the size of the batch

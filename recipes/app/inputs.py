@@ -175,12 +175,11 @@ def give_names(items: Sequence[Item], output: pathlib.Path) -> list[Item]:
             names[absolute(item.path)] = name
             lines.append(json.dumps([absolute(item.path), name]))
         file.write("".join(f"\n{line}" for line in lines))
-    named = [item._replace(name=names[absolute(item.path)]) for item in items]
-    numbered = [item for before, item in zip(items, named, strict=True) if item.name != before.name]
+    numbered = [item for item in new if item.name != names[absolute(item.path)]]
     if numbered:
-        example = f"{numbered[0].name} for {numbered[0].path}"
+        example = f"{names[absolute(numbered[0].path)]} for {numbered[0].path}"
         print(f"names with a number, because other photos have theirs: {len(numbered)} ({example})", flush=True)
-    return named
+    return [item._replace(name=names[absolute(item.path)]) for item in items]
 
 
 def _comparable(name: str) -> str:
