@@ -52,7 +52,7 @@ def from_datasets(
 
     Args:
       train, validation, test: pairs of an image uint8 [H, W, 3], 0..255, of any size, and its label map, integers
-        [H, W] or [H, W, 1]. Labels >= len(class_names) become at most 255; losses.py and scores.py ignore them.
+        [H, W] or [H, W, 1]: class ids, or 255, which losses.py and scores.py ignore.
       class_names: one name for each class id.
       image_size: side in pixels; images (bilinear) and label maps (nearest neighbour) are resized to it.
       batch_size: images in a batch.
@@ -60,6 +60,7 @@ def from_datasets(
       augmented: whether training images go through `augment`.
     Raises:
       ValueError: if a data set is empty, repeats forever, or holds something else.
+      tf.errors.InvalidArgumentError: for other labels, which it shows; in the test split, when that is read.
     """
     pairs = {}
     for name, examples in {"train": train, "validation": validation, "test": test}.items():
@@ -67,7 +68,8 @@ def from_datasets(
             wanted = "an image uint8 [H, W, 3] and labels [H, W] of integers"
             raise ValueError(f"{name}: an element has to be {wanted}; it is {examples.element_spec}")
         count = tf.data.experimental.assert_cardinality(_count(examples, name))
-        pairs[name] = resized(examples, image_size).apply(count)
+        checked = examples.map(_check_labels(name, len(class_names)), num_parallel_calls=tf.data.AUTOTUNE)
+        pairs[name] = resized(checked, image_size).apply(count)
     images, labels = read(pairs["train"].concatenate(pairs["validation"]))
     train_places, validation_places = np.split(np.arange(images.shape[0]), [len(pairs["train"])])
     return from_arrays(
@@ -258,6 +260,25 @@ def _is_pair(spec) -> bool:
     is_image = image.dtype == tf.uint8 and image.shape.is_compatible_with((None, None, 3))
     is_label = label.shape.rank == 2 or (label.shape.rank == 3 and label.shape[-1] in (None, 1))
     return is_image and image.shape.rank == 3 and label.dtype.is_integer and is_label
+
+
+def _check_labels(name: str, num_classes: int) -> Callable:
+    """A function for `map` that raises InvalidArgumentError for labels that are neither class ids nor 255."""
+
+    text = f"{name}: labels outside of the {num_classes} classes, and not 255, which is ignored:"
+
+    def check(image, label):
+        values = tf.cast(label, tf.int32)
+        is_strange = (values != 255) & ((values < 0) | (values >= num_classes))
+
+        def fail():
+            strange = tf.sort(tf.unique(tf.boolean_mask(values, is_strange))[0])
+            return tf.debugging.Assert(False, [text, strange], summarize=256)
+
+        with tf.control_dependencies([tf.cond(tf.reduce_any(is_strange), fail, tf.no_op)]):
+            return image, tf.identity(label)
+
+    return check
 
 
 def _count(examples: tf.data.Dataset, name: str) -> int:
