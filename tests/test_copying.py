@@ -43,8 +43,11 @@ def test_three_files_and_plain_keras_train_on_your_own_data(tmp_path):
         (tmp_path / folder).mkdir()
     for number in range(10):
         image, label = synthetic.draw(number, image_size=96)
-        Image.fromarray(image).save(tmp_path / "photos" / f"{number:02}.jpg", quality=95)
-        Image.fromarray(label).save(tmp_path / "masks" / f"{number:02}.png")
+        ending = ("jpg", "JPG", "png")[number % 3]
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number:02}.{ending}", quality=95)
+        mask = Image.fromarray(label)
+        mask.putpalette((224, 0, 0, 0, 128, 0, 90, 90, 224))  # as many tools write them
+        mask.save(tmp_path / "masks" / f"{number:02}.png")
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     check = CHECK.format(recipes=str(ROOT / "recipes"))

@@ -176,11 +176,26 @@ def test_your_own_tf_data(dtype, channel):
 
 
 def test_labels_without_a_class_are_ignored():
-    """-1 and what does not fit into a byte become 255, not the id of a class."""
     images, labels = own_examples(4, dtype=np.int64)
-    labels[0], labels[1], labels[2], labels[3] = -1, 255, 256, 300
+    labels[:2], labels[2:] = -1, 255
     own = tf.data.Dataset.from_tensor_slices((images, labels))
     assert set(batches(data.from_datasets(own, own, own, "ab", image_size=32, batch_size=4).test)[1].ravel()) == {255}
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint8, 38), (np.uint16, 300), (np.int32, 256), (np.int8, -2)])
+def test_labels_that_are_neither_class_ids_nor_ignored_are_an_error(dtype, value):
+    """As the grey of a palette's colours: shown, and neither trained with nor ignored."""
+    images, labels = own_examples(4, dtype=dtype)
+    own = tf.data.Dataset.from_tensor_slices((images, labels.copy()))
+    labels[1, 3, 5] = value
+    strange = tf.data.Dataset.from_tensor_slices((images, labels))
+    for split in range(2):
+        splits = [strange if place == split else own for place in range(3)]
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"labels outside of the 2 classes.*\[{value}\]"):
+            data.from_datasets(*splits, "ab", image_size=32, batch_size=2)
+    pets = data.from_datasets(own, own, strange, "ab", image_size=32, batch_size=2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"test: labels outside.*\[{value}\]"):
+        batches(pets.test)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, 0.9])

@@ -88,3 +88,23 @@ def test_accuracy_and_mean_iou_share_one_matrix():
 def test_trimap_class_names_in_any_order():
     assert scores.is_trimap(TRIMAP) and scores.is_trimap(TRIMAP[::-1])
     assert not scores.is_trimap(("pet", "background"))
+
+
+def test_a_model_saved_with_loss_and_metrics_loads_with_them(tmp_path):
+    """As one that is compiled and saved by a person who copied losses.py and scores.py."""
+    pixels = keras.Input((8, 8, 3))
+    model = keras.Model(pixels, keras.layers.Conv2D(3, 1)(pixels))
+    optimizer = keras.optimizers.Adam(losses.warm_up_and_cosine(1e-3, 10))
+    model.compile(optimizer, losses.CrossEntropyAndDice(), metrics=scores.metrics(3))
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(0, 1, (4, 8, 8, 3)).astype(np.float32), rng.integers(0, 3, (4, 8, 8), np.uint8)
+    model.fit(images, labels, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for part in (slice(0, 4), slice(0, 2)):  # the second counts from zero again
+        expected = model.evaluate(images[part], labels[part], verbose=0, return_dict=True)
+        assert loaded.evaluate(images[part], labels[part], verbose=0, return_dict=True) == pytest.approx(expected)
+        assert expected["accuracy"] > 0
+    loaded.fit(images, labels, verbose=0)
+    loaded.save(tmp_path / "again.keras")
+    keras.saving.load_model(tmp_path / "again.keras")

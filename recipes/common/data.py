@@ -52,7 +52,7 @@ def from_datasets(
 
     Args:
       train, validation, test: pairs of an image uint8 [H, W, 3], 0..255, of any size, and its label map, integers
-        [H, W] or [H, W, 1]: class ids, or 255, which losses.py and scores.py ignore.
+        [H, W] or [H, W, 1]: class ids; 255 or -1, which becomes 255: losses.py and scores.py ignore it.
       class_names: one name for each class id.
       image_size: side in pixels; images (bilinear) and label maps (nearest neighbour) are resized to it.
       batch_size: images in a batch.
@@ -263,19 +263,17 @@ def _is_pair(spec) -> bool:
 
 
 def _check_labels(name: str, num_classes: int) -> Callable:
-    """A function for `map` that raises InvalidArgumentError for labels that are neither class ids nor 255."""
+    """A function for `map` that raises InvalidArgumentError for labels that are no class ids, nor 255 or -1."""
 
-    text = f"{name}: labels outside of the {num_classes} classes, and not 255, which is ignored:"
+    text = f"{name}: labels outside of the {num_classes} classes, and not 255 or -1, which are ignored:"
 
     def check(image, label):
-        values = tf.cast(label, tf.int32)
-        is_strange = (values != 255) & ((values < 0) | (values >= num_classes))
-
-        def fail():
-            strange = tf.sort(tf.unique(tf.boolean_mask(values, is_strange))[0])
-            return tf.debugging.Assert(False, [text, strange], summarize=256)
-
-        with tf.control_dependencies([tf.cond(tf.reduce_any(is_strange), fail, tf.no_op)]):
+        values = label if label.dtype == tf.uint8 else tf.cast(label, tf.int32)
+        is_strange = (values >= num_classes) & (values != 255)
+        if values.dtype.min < 0:
+            is_strange |= values < -1
+        strange = tf.sort(tf.unique(tf.boolean_mask(values, is_strange))[0])
+        with tf.control_dependencies([tf.debugging.Assert(tf.size(strange) == 0, [text, strange], summarize=256)]):
             return image, tf.identity(label)
 
     return check
