@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import math
 import os
 import pathlib
 import signal
@@ -107,6 +108,13 @@ def one_line(error: Exception) -> str:
 def listed(values: Sequence) -> str:
     """Values as part of a line: the first six, and how many more."""
     return ", ".join(map(str, values[:6])) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share, 0..1, in per cent with so many decimals; below 1 % with two significant digits."""
+    if 0 < share < 0.01:
+        digits = min(8, 1 - math.floor(math.log10(100 * share)))
+    return f"{share:.{digits}%}"
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

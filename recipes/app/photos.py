@@ -19,9 +19,10 @@ PICTURES |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, and pictures close to its size limit
 
 
-def read(path: pathlib.Path) -> np.ndarray:
+def read(path: pathlib.Path, white: float | None = None) -> np.ndarray:
     """Reads a photo as uint8 [H, W, 3], RGB, upright according to its EXIF data; of an animation the first frame.
 
+    `white` is the value that becomes 255 in grey pictures of more than 8 bits; None: that of the format.
     Raises InputError if it is not a picture, is damaged, or has more than 178 million pixels.
     """
     try:
@@ -34,8 +35,8 @@ def read(path: pathlib.Path) -> np.ndarray:
             if image.mode.startswith(("I", "F")):  # 16 bits or more, which Pillow would clip at 255
                 values = np.nan_to_num(np.asarray(image, np.float32))
                 limits = (65535,) if "16" in image.mode else (1, 255, 65535, values.max())
-                full = next(limit for limit in limits if values.max() <= limit)
-                image = Image.fromarray((values.clip(0) * (255 / full)).astype(np.uint8))
+                full = white or next(limit for limit in limits if values.max() <= limit)
+                image = Image.fromarray((values.clip(0, full) * (255 / full)).astype(np.uint8))
             return np.array(image.convert("RGB"))
     except InputError:
         raise
@@ -57,3 +58,20 @@ def size(path: pathlib.Path) -> tuple[int, int] | None:
             return (height, width) if is_turned else (width, height)
     except Exception:  # each of Pillow's formats fails in its own way
         return None
+
+
+def largest_value(path: pathlib.Path) -> tuple[float, bool] | None:
+    """The largest value in a picture of more than 8 bits, and whether it has colours; None for any other file.
+
+    Of colours of 16 bits Pillow reads the upper 8; the value is the largest that they may stand for.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                return float(np.nan_to_num(np.asarray(image, np.float32)).max()), False
+            coding = image.tile[0].args if image.tile else ""
+            if image.mode == "RGB" and ";16" in str(coding):
+                return 256.0 * np.asarray(image).max() + 255, True
+    except Exception:  # each of Pillow's formats fails in its own way; `read` says why
+        pass
+    return None

@@ -51,7 +51,7 @@ def start(
     )
     device.check_backend()
     if args.check_data:
-        check.print_findings(pathlib.Path(args.data))
+        check.print_findings(pathlib.Path(args.data), args.image_size)
         sys.exit(0)
     if args.predict:
         options = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
@@ -151,7 +151,7 @@ class Run:
           InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
             other settings.
         """
-        dataset = self.load_dataset(image_size=self.image_size)
+        dataset = self.load_dataset()
         data = load.pipelines(dataset, self.image_size, self.batch_size, self.config["seed"])
         self.class_names = data.class_names
         start = ""
@@ -172,7 +172,7 @@ class Run:
                 sys.exit(0)
             facts, _ = checkpoint.read_state(self.output, self.settings, kinds=())
         named = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
-        dataset = load.load(self.data, findings=facts.get("findings"), **named, **options)
+        dataset = load.load(self.data, image_size=self.image_size, findings=facts.get("findings"), **named, **options)
         self.checkpoint.findings = dataset.findings
         return dataset
 

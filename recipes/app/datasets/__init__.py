@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+from app import photos
 from common.scores import BACKGROUND, TRIMAP
 
 import numpy as np
@@ -39,6 +40,7 @@ class Dataset(NamedTuple):
     max_instances: int = 1  # in a photo
     arrays: tuple[tf.Variable, tf.Variable] | None = None  # images and class ids; elements are places in them
     findings: dict[str, Any] = {}  # noqa: RUF012  of the check of a folder, as JSON: spares a resumed run the check
+    white: float | None = None  # of a folder's pictures of more than 8 bits, see LabeledImage
 
 
 def decode_by(read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Callable:
@@ -70,6 +72,11 @@ class LabeledImage(NamedTuple):
     where: str  # the labels, as a message names them
     read_label: Callable[[], np.ndarray]  # values uint8 [H, W]
     annotations: Sequence = ()  # regions.Annotation
+    white: float | None = None  # the value of white in pictures of more than 8 bits; None: that of the format
+
+    def read_image(self) -> np.ndarray:
+        """The image, uint8 [H, W, 3]; raises InputError as photos.read does."""
+        return photos.read(self.image, self.white)
 
 
 class Contents(NamedTuple):
@@ -88,8 +95,14 @@ class Contents(NamedTuple):
     left_out: Collection[int] = ()  # places in `examples` that cannot be used
     sizes: Sequence[tuple[int, int]] = ()  # width and height of the others
     pixels: np.ndarray = np.zeros(0, np.int64)  # of each class in their labels
+    white: float | None = None  # of the examples
 
     @property
     def examples(self) -> list[LabeledImage]:
         """Those of all splits, one after the other."""
         return [example for part in self.splits.values() for example in part]
+
+    def with_white(self, white: float | None) -> "Contents":
+        """The same with this `white` in each example."""
+        splits = {name: [example._replace(white=white) for example in part] for name, part in self.splits.items()}
+        return self._replace(splits=splits, white=white)

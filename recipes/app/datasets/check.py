@@ -3,19 +3,19 @@
 import collections
 import pathlib
 
-from app.cli import InputError, print_table
+from app.cli import InputError, percent, print_table
 from app.datasets import Contents, folder
 
 import numpy as np
 
 
-def print_findings(path: pathlib.Path, for_instances: bool = False) -> None:
-    """Prints what a folder holds, with every warning and problem.
+def print_findings(path: pathlib.Path, image_size: int, for_instances: bool = False) -> None:
+    """Prints what a folder holds, with every warning and problem; `image_size` is that of a training.
 
     Raises:
       InputError: if it has problems, or instances are needed, and it has none.
     """
-    contents, _ = folder.scan(path, folder.read(path))
+    contents, _ = folder.scan(path, folder.read(path), image_size=image_size)
     places = folder.split(contents, seed=0)
     validated = f"{len(places['validation'])} to validate, " if "validation" in places else ""
     parts = f"{len(places['train'])} to train with, {validated}{len(places['test'])} to test"
@@ -47,5 +47,5 @@ def _table(contents: Contents) -> list[tuple[str, ...]]:
             cell = ", ".join(map(str, np.flatnonzero(contents.ids == number)))
         else:
             cell = str(instances[number]) if number or instances[number] else ""
-        table.append((name, str(number), cell, f"{count / max(1, contents.pixels.sum()):.2%}"))
+        table.append((name, str(number), cell, percent(count / max(1, contents.pixels.sum()))))
     return table

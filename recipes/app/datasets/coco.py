@@ -9,23 +9,21 @@ https://cocodataset.org/#format-data. pycocotools.coco.COCO reads it too, but wi
 """
 
 import collections
+import contextlib
 import functools
 import json
-import os
 import pathlib
-import re
 from collections.abc import Sequence
+from typing import Any
 
 from app import photos
 from app.cli import InputError, listed, one_line
-from app.datasets import BACKGROUND_NAME, Contents, LabeledImage, regions
-from app.datasets.masks import MOST_CLASSES
+from app.datasets import BACKGROUND_NAME, Contents, LabeledImage, names, regions
+from app.datasets.masks import IGNORED, MOST_CLASSES
 
 from pycocotools import mask as coco_masks
 
 ROBOFLOW = "_annotations.coco.json"
-SPLIT = re.compile(r"(?:.*[\W_])?(train|val|test)(?:id|idation)?\d*", re.IGNORECASE)
-SPLITS = {"train": "train", "val": "validation", "test": "test"}
 FIELDS = {  # what the entries of each list have to have
     "images": {"id": (int, str), "file_name": str, "width": (int, float), "height": (int, float)},
     "categories": {"id": (int, str), "name": str},
@@ -51,29 +49,36 @@ def read(folder: pathlib.Path, paths: list[pathlib.Path]) -> Contents:
     """
     files = _splits(folder, paths)
     lists_of = {split: _read_json(path) for split, path in files.items()}
-    names = {split: _names(lists) for split, lists in lists_of.items()}
-    all_names = [name for names_of_file in names.values() for name in names_of_file.values()]
-    class_names = tuple(dict.fromkeys([BACKGROUND_NAME, *all_names]))
+    names_of = {split: _names(lists) for split, lists in lists_of.items()}
+    all_names = [name for names_of_file in names_of.values() for name in names_of_file.values()]
+    class_names = tuple(dict.fromkeys([BACKGROUND_NAME, *(name for name in all_names if not names.is_ignored(name))]))
     if len(class_names) > MOST_CLASSES:
         count = f"{len(class_names)} classes with the background"
         raise InputError(f"--data {folder}: {count}; {MOST_CLASSES} are possible")
-    categories = _label_map_ids(class_names[1:], list(names.values()))
+    categories = _label_map_ids(class_names[1:], list(names_of.values()))
     contents = Contents("photos", folder, paths, {}, categories, True, [], [], class_names)
     split_of = {}
     places = {split: _images(folder, path, split if len(files) > 1 else None) for split, path in files.items()}
     for split, path in files.items():
         located = _locate(contents, path, lists_of[split]["images"], places[split])
-        class_ids = {number: class_names.index(name) for number, name in names[split].items()}
+        class_ids = {
+            number: IGNORED if names.is_ignored(name) else class_names.index(name)
+            for number, name in names_of[split].items()
+        }
         contents.splits[split] = _examples(contents, path, lists_of[split], located, class_ids)
         for image in sorted({image for image in located if image}):
             other = split_of.setdefault(image.resolve(), split)
             if other != split:
                 contents.problems.append(f"{path}: {image.name} is in {files[other].name} too; keep one of the two")
     contents.warnings.extend(_mostly_crowds(contents))
+    if any(map(names.is_ignored, all_names)):
+        ignored = listed(sorted(set(filter(names.is_ignored, all_names))))
+        contents.warnings.append(
+            f"{folder}: annotations of the category {ignored} are ignored by the loss and the scores"
+        )
     for place in dict.fromkeys(places.values()):
-        for path in sorted(place.rglob("*")):
-            is_other = path.is_dir() or path.name.startswith(".") or path.suffix.lower() in NO_PHOTOS
-            if not is_other and path.resolve() not in split_of:
+        for path in names.files_below(place):
+            if path.suffix.lower() not in NO_PHOTOS and path.resolve() not in split_of:
                 contents.warnings.append(f"{path}: not used, it is in no annotation file")
     return contents
 
@@ -84,19 +89,16 @@ def _splits(folder: pathlib.Path, paths: list[pathlib.Path]) -> dict[str, pathli
         return {"train": paths[0]}
     files = {}
     for path in paths:
-        split = _split(path.parent.name if path.name == ROBOFLOW else path.stem)
+        split = names.of_split(path.parent.name if path.name == ROBOFLOW else path.stem)
         if split is None or split in files:
-            names = listed([str(path.relative_to(folder)) for path in paths])
-            raise InputError(f"--data {folder}: {names}: keep one, or name them train.json, valid.json and test.json")
+            refuse_labelme(paths)
+            all_of_them = listed([str(path.relative_to(folder)) for path in paths])
+            advice = "keep one, or name them train.json, valid.json and test.json"
+            raise InputError(f"--data {folder}: {all_of_them}: {advice}")
         files[split] = path
     if "train" not in files:
         raise InputError(f"--data {folder}: there is no train.json beside {paths[0].relative_to(folder)}")
-    return {split: files[split] for split in SPLITS.values() if split in files}
-
-
-def _split(name: str) -> str | None:
-    match = SPLIT.fullmatch(name)
-    return SPLITS[match[1].lower()] if match else None
+    return {split: files[split] for split in names.SPLITS.values() if split in files}
 
 
 def _images(folder: pathlib.Path, path: pathlib.Path, split: str | None) -> pathlib.Path:
@@ -104,8 +106,24 @@ def _images(folder: pathlib.Path, path: pathlib.Path, split: str | None) -> path
     if path.name == ROBOFLOW and path.parent != folder:
         return path.parent
     images = folder / "images" if (folder / "images").is_dir() else folder
-    own = [place for place in sorted(images.iterdir()) if split and place.is_dir() and _split(place.name) == split]
+    own = [
+        place for place in sorted(images.iterdir()) if split and place.is_dir() and names.of_split(place.name) == split
+    ]
     return own[0] if own else images
+
+
+def refuse_labelme(paths: list[pathlib.Path]) -> None:
+    """Raises InputError if one of these files is labelme's own, which has the outlines of one photo."""
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            _check_tool(path, json.loads(path.read_bytes()))
+
+
+def _check_tool(path: pathlib.Path, content: Any) -> None:
+    """Raises InputError for the content of a file of labelme."""
+    if isinstance(content, dict) and "shapes" in content and "imagePath" in content:
+        advice = "convert all of them to one COCO file, for instance with labelme's labelme2coco.py"
+        raise InputError(f"{path}: labelme's own format, one file for each photo; {advice}")
 
 
 def _read_json(path: pathlib.Path) -> dict[str, list[dict]]:
@@ -116,6 +134,7 @@ def _read_json(path: pathlib.Path) -> dict[str, list[dict]]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # of the encoding, or of JSON
         raise InputError(f"{path}: not JSON ({one_line(error)}); export the annotations as COCO again") from error
+    _check_tool(path, content)
     for name, fields in FIELDS.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
@@ -139,25 +158,22 @@ def _names(lists: dict[str, list[dict]]) -> dict[int | str, str]:
     """The name of the class for each id of a category."""
     above = [category.get("supercategory") for category in lists["categories"]]
     used = {annotation["category_id"] for annotation in lists["annotations"]}
-    names = {}
+    found = {}
     for category in lists["categories"]:
         number = category["id"]
-        name = " ".join(category["name"].split())
-        if name.strip("_").lower() == BACKGROUND_NAME:  # labelme's script calls it _background_
-            name = BACKGROUND_NAME
-        is_project = number == 0 and number not in used and name in above  # Roboflow's name of the whole project
-        if not is_project:
-            names[number] = name
-    return names
+        # Roboflow's name of the whole project is no class.
+        if not (number == 0 and number not in used and category["name"] in above):
+            found[number] = names.of_class(category["name"])
+    return found
 
 
-def _label_map_ids(names: Sequence[str], files: list[dict[int | str, str]]) -> dict[int, str]:
+def _label_map_ids(class_names: Sequence[str], files: list[dict[int | str, str]]) -> dict[int, str]:
     """The classes by their ids in a detector's label map: those of the files or, if not valid there, 1, 2, ..."""
     ids = {name: number for categories in reversed(files) for number, name in categories.items()}
-    numbers = [ids[name] for name in names]
+    numbers = [ids[name] for name in class_names]
     if len(set(numbers)) < len(numbers) or not all(isinstance(one, int) and 0 < one < MOST_ID for one in numbers):
-        numbers = range(1, len(names) + 1)
-    return dict(zip(numbers, names, strict=True))
+        numbers = range(1, len(class_names) + 1)
+    return dict(zip(numbers, class_names, strict=True))
 
 
 def _locate(
@@ -169,18 +185,17 @@ def _locate(
     """
     by_path = {}
     by_name = collections.defaultdict(list)
-    for place, _, files in os.walk(images, followlinks=True):
-        for file in map(pathlib.Path(place).joinpath, sorted(files)):
-            by_path[file.relative_to(images).parts] = file
-            by_name[file.name].append(file)
-    names = [pathlib.PurePosixPath(entry["file_name"].replace("\\", "/")) for entry in entries]
+    for file in names.files_below(images):
+        by_path.setdefault(pathlib.PurePosixPath(names.composed(file.relative_to(images).as_posix())).parts, file)
+        by_name[names.composed(file.name)].append(file)
+    wanted = [pathlib.PurePosixPath(names.composed(entry["file_name"].replace("\\", "/"))) for entry in entries]
     located = []
-    for name in names:
+    for name in wanted:
         below = name.parts[1:] if name.parts[:1] == (images.name,) else ()
         located.append(by_path.get(name.parts) or by_path.get(below))
     claimed = set(located)
     owners = {}
-    for index, name in enumerate(names):
+    for index, name in enumerate(wanted):
         if located[index] is None:
             candidates = [image for image in by_name[name.name] if image not in claimed]
             if len(candidates) > 1:
@@ -196,10 +211,10 @@ def _locate(
         if owner is not name:
             both = "two images are named" if owner == name else "two images are the same file,"
             contents.problems.append(f"{path}: {both} {name}; keep one")
-    if not names:
+    if not wanted:
         raise InputError(f"{path}: it has no images")
     if not any(located):
-        raise InputError(f"{path}: none of its {len(names)} images is in {images}, not even {names[0]}")
+        raise InputError(f"{path}: none of its {len(wanted)} images is in {images}, not even {wanted[0]}")
     return located
 
 
@@ -257,13 +272,17 @@ def _annotation(
     if entry["category_id"] not in class_ids:
         raise ValueError(f"there is no category with the id {entry['category_id']!r}")
     region = regions.read(entry.get("segmentation"), *size)
+    contradiction = regions.contradiction(entry, region)
+    if contradiction:
+        raise ValueError(contradiction)
     if regions.is_outside(entry.get("bbox"), *size):
         box = f"{str(entry['bbox'])[:60]} in {size[0]} x {size[1]}"
         warnings.append(f"{where}: a box outside of the image, {box}; its outline is taken instead")
     if not coco_masks.area(region):
         warnings.append(f"{where}: it has no pixel, left out")
         return []
-    return [regions.Annotation(class_ids[entry["category_id"]], region, entry.get("iscrowd") in (1, "1"))]
+    class_id = class_ids[entry["category_id"]]
+    return [regions.Annotation(class_id, region, class_id == IGNORED or entry.get("iscrowd") in (1, "1"))]
 
 
 def _mostly_crowds(contents: Contents) -> list[str]:
@@ -275,5 +294,5 @@ def _mostly_crowds(contents: Contents) -> list[str]:
     return [
         f"{contents.place}: {count} of {counts[number]} annotations of {contents.class_names[number]} {hint}"
         for number, count in crowds.items()
-        if 2 * count > counts[number]
+        if 2 * count > counts[number] and number != IGNORED
     ]

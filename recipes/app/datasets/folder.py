@@ -4,14 +4,28 @@ The layouts are described in masks.py and coco.py.
 """
 
 import hashlib
+import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from app import photos
 from app.cli import InputError, listed
-from app.datasets import Contents, Dataset, LabeledImage, Scene, coco, decode_by, masks, pets, regions, with_threads
+from app.datasets import (
+    Contents,
+    Dataset,
+    LabeledImage,
+    Scene,
+    coco,
+    decode_by,
+    masks,
+    names,
+    palettes,
+    pets,
+    regions,
+    with_threads,
+)
 from common import data
 from common.scores import TRIMAP
 
@@ -20,26 +34,61 @@ import tensorflow as tf
 from PIL import Image
 
 THREADS = 8
+JPEG = {".jpg", ".jpeg"}  # of 8 bits always
 BLOCK = 64  # label maps that are converted at a time
 
 
 def load(
-    path: pathlib.Path, seed: int, image_size: int | None, findings: dict[str, Any] | None, for_instances: bool
+    path: pathlib.Path,
+    seed: int,
+    image_size: int | None,
+    findings: dict[str, Any] | None,
+    for_instances: bool,
+    keeps_photos: bool = True,
 ) -> Dataset:
     """The data set in a folder; splits that it does not declare are drawn by the seed, a tenth each.
 
     Args:
-      image_size: at which photos are kept in memory while they are checked; None: none are kept.
+      image_size: that of the training, for which labels are checked too; None: any.
       findings: those of an earlier check, which is not repeated.
       for_instances: whether instances are needed.
+      keeps_photos: whether photos are kept in memory, at this size, while they are checked.
     Raises:
       InputError: if the folder has problems, has changed since the earlier check, or has no instances to train with.
     """
+    contents, arrays, findings = _checked(path, seed, image_size, findings, keeps_photos)
+    examples = contents.examples
+
+    def read_pair(place):
+        return examples[place].read_image(), contents.ids[examples[place].read_label()]
+
+    places = split(contents, seed)
+    splits = {name: tf.data.Dataset.from_tensor_slices(np.array(part, np.int64)) for name, part in places.items()}
+    if "validation" not in splits:
+        train, test = len(places["train"]), len(places["test"])
+        fraction = 0.1 if "test" in contents.splits else (train + test) / 10 / train
+        splits["train"], splits["validation"] = data.split(splits["train"], fraction, seed)
+    options = {"arrays": arrays, "findings": findings, "white": contents.white}
+    dataset = Dataset(contents.class_names, splits, decode_by(read_pair), **options)
+    if not for_instances:
+        return dataset
+    categories, to_scene = instances(path, contents, places["train"])
+    return dataset._replace(
+        categories=categories,
+        read_scene=lambda place: to_scene(examples[place]),
+        max_instances=max(1, *(len(examples[place].annotations) for part in places.values() for place in part)),
+    )
+
+
+def _checked(
+    path: pathlib.Path, seed: int, image_size: int | None, findings: dict[str, Any] | None, keeps_photos: bool
+) -> tuple[Contents, tuple[tf.Variable, tf.Variable] | None, dict[str, Any]]:
+    """The contents of a folder, photos in memory as of `scan`, and findings; with earlier ones it is not checked."""
     contents = read(path)
     fingerprint = _fingerprint(path, contents)
     arrays = None
     if not findings:
-        contents, arrays = scan(path, contents, seed, image_size)
+        contents, arrays = scan(path, contents, seed, image_size, keeps_photos)
         problems = contents.problems
         if problems:
             first = "; ".join(problems[:3])
@@ -51,6 +100,7 @@ def load(
         class_names = tuple(findings["class_names"])
         ids = np.array(findings["ids"], np.uint8)
         contents = contents._replace(class_names=class_names, ids=ids, left_out=findings["left_out"])
+        contents = contents.with_white(findings["white"])
     else:
         raise InputError(f"--resume: the data in {path} changed since the interruption; start again without --resume")
     findings = {
@@ -58,27 +108,9 @@ def load(
         "class_names": contents.class_names,
         "ids": contents.ids.tolist(),
         "left_out": contents.left_out,
+        "white": contents.white,
     }
-    examples = contents.examples
-
-    def read_pair(place):
-        return photos.read(examples[place].image), contents.ids[examples[place].read_label()]
-
-    places = split(contents, seed)
-    splits = {name: tf.data.Dataset.from_tensor_slices(np.array(part, np.int64)) for name, part in places.items()}
-    if "validation" not in splits:
-        train, test = len(places["train"]), len(places["test"])
-        fraction = 0.1 if "test" in contents.splits else (train + test) / 10 / train
-        splits["train"], splits["validation"] = data.split(splits["train"], fraction, seed)
-    dataset = Dataset(contents.class_names, splits, decode_by(read_pair), arrays=arrays, findings=findings)
-    if not for_instances:
-        return dataset
-    categories, to_scene = instances(path, contents, places["train"])
-    return dataset._replace(
-        categories=categories,
-        read_scene=lambda place: to_scene(examples[place]),
-        max_instances=max(1, *(len(examples[place].annotations) for part in places.values() for place in part)),
-    )
+    return contents, arrays, findings
 
 
 def read(path: pathlib.Path) -> Contents:
@@ -97,6 +129,7 @@ def read(path: pathlib.Path) -> Contents:
         contents = coco.read(path, annotations)
         unused = [f"{labels}: not used, there is no images/ beside it; the annotations are taken"] if labels else []
     else:
+        coco.refuse_labelme([*path.glob("*.json"), *path.glob("images/*.json")])
         raise InputError(
             f"--data {path}: it has to hold images/ and masks/, images/ and annotations/trimaps/, or images/ and COCO "
             "annotations (annotations.json; train.json, valid.json, test.json; or train/_annotations.coco.json)"
@@ -105,23 +138,28 @@ def read(path: pathlib.Path) -> Contents:
 
 
 def scan(
-    path: pathlib.Path, contents: Contents, seed: int = 0, image_size: int | None = None
+    path: pathlib.Path,
+    contents: Contents,
+    seed: int = 0,
+    image_size: int | None = None,
+    keeps_photos: bool = False,
 ) -> tuple[Contents, tuple[tf.Variable, tf.Variable] | None]:
-    """Reads every image and its labels once, and checks them.
+    """Reads every image and its labels once, and checks them; for a training at `image_size`, if it is given.
 
     Returns:
-      The completed contents; and, if an image size is given, the images and class ids of training and validation.
+      The completed contents; with `keeps_photos` also the images and class ids of training and validation, resized.
     """
+    contents = _with_range(contents)
     examples = contents.examples
     facts = [None] * len(examples)
 
     def examine(place):
-        facts[place], *pair = _examine(examples[place])
+        facts[place], *pair = _examine(examples[place], image_size, contents.kind == "pairs")
         return pair
 
     kept = 0
     arrays = None
-    if image_size:
+    if keeps_photos and image_size:
         kept = sum(len(contents.splits.get(name, ())) for name in ("train", "validation"))  # they come first
         pairs = tf.data.Dataset.range(kept).map(decode_by(examine), num_parallel_calls=tf.data.AUTOTUNE)
         arrays = data.read(with_threads(data.resized(pairs, image_size)), "checking")
@@ -129,7 +167,7 @@ def scan(
     with ThreadPoolExecutor(THREADS) as pool, data.progress_bar(len(others) or None, "checking") as bar:
         for _ in pool.map(lambda place: examine(place) is None, others):  # keeps no photo
             bar.update()
-    contents = _interpret(contents, facts)
+    contents = _interpret(contents, facts, image_size)
     if arrays:
         _to_class_ids(arrays[1], contents.ids)
     counts = {name: len(part) for name, part in split(contents, seed).items()}
@@ -140,16 +178,45 @@ def scan(
     return contents, arrays
 
 
-def _examine(example: LabeledImage) -> tuple[tuple | str, np.ndarray, np.ndarray]:
-    """Reads an example.
+def _with_range(contents: Contents) -> Contents:
+    """The contents with one scale for all pictures of more than 8 bits: the bits that their values really use."""
+    paths = [example.image for example in contents.examples if example.image.suffix.lower() not in JPEG]
+    largest = {path: value for path in paths if (value := photos.largest_value(path))}
+    dark = {path: value for path, (value, has_colors) in largest.items() if has_colors}
+    if dark and max(dark.values()) < 2**15:
+        used = f"the colours of {len(dark)} pictures of 16 bits end at {max(dark.values()):g}"
+        contents.problems.append(
+            f"{contents.place}: {used}, and would be read as almost black; export them with 8 bits"
+        )
+    grey = {path: value for path, (value, has_colors) in largest.items() if not has_colors}
+    if not grey:
+        return contents
+    brightest = max(grey, key=grey.get)
+    value = grey[brightest]
+    white = next((limit for limit in (1, 255) if value <= limit), 2 ** math.ceil(math.log2(value + 1)) - 1)
+    if white not in (1, 65535):
+        used = f"{len(grey)} pictures of more than 8 bits have values up to {value:g} ({brightest})"
+        contents.warnings.append(f"{used}: all are scaled by {white}, and so are those that this model predicts")
+    return contents.with_white(white)
 
-    Returns:
-      The image's width and height, the number of pixels of each value in the labels, and whether EXIF data turn the
-      image; or what is wrong. Then the image, uint8 [H, W, 3], and its labels, uint8 [H, W].
-    """
+
+class Facts(NamedTuple):
+    """What an image and its labels are."""
+
+    size: tuple[int, int]  # width and height of the image
+    pixels: dict[int, int]  # of each value in the labels
+    left: set[int]  # the values that are left at the size of the training
+    is_turned: bool  # by EXIF data
+    palette: bytes  # of a mask
+
+
+def _examine(
+    example: LabeledImage, image_size: int | None, is_mask: bool
+) -> tuple[Facts | str, np.ndarray, np.ndarray]:
+    """Reads an example; returns the facts or what is wrong, its image, uint8 [H, W, 3], and labels, uint8 [H, W]."""
     nothing = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8)
     try:
-        image = photos.read(example.image)
+        image = example.read_image()
         label = example.read_label()
     except InputError as error:
         return str(error), *nothing
@@ -163,18 +230,27 @@ def _examine(example: LabeledImage) -> tuple[tuple | str, np.ndarray, np.ndarray
         return f"{example.where}: sizes differ, {sizes}", *nothing
     counts = np.bincount(label.ravel(), minlength=256)
     pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    return ((width, height), pixels, is_turned), image, label
+    left = set(pixels)
+    if image_size:  # the pixels that data.resize takes
+        places = [((np.arange(image_size) + 0.5) * side / image_size).astype(int) for side in label.shape]
+        left = set(np.unique(label[np.ix_(*places)]).tolist())
+    palette = palettes.read(example.label_file) if is_mask else b""
+    return Facts((width, height), pixels, left, is_turned, palette), image, label
 
 
-def _interpret(contents: Contents, facts: list[tuple | str]) -> Contents:
+def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | None) -> Contents:
     """Completes the contents of a folder by what `_examine` found out about each example."""
     problems = contents.problems + [fact for fact in facts if isinstance(fact, str)]
     warnings = contents.warnings.copy()
     class_names, ids, allowed = contents.class_names, contents.ids, range(256)
+    read = [(example, fact) for example, fact in zip(contents.examples, facts, strict=True) if isinstance(fact, Facts)]
     if contents.kind == "pairs":  # otherwise the labels are class ids
-        values = [fact[1].keys() for fact in facts if not isinstance(fact, str)]
+        values = [fact.pixels.keys() for _, fact in read]
         class_names, ids, allowed, doubt = masks.interpret(class_names, values, contents.ignores_255)
         problems += [f"{contents.place}: {doubt}"] if doubt else []
+        of_masks = [palettes.Palette(example.where, fact.palette, set(fact.pixels)) for example, fact in read]
+        problems += palettes.problems(of_masks)
+        warnings += palettes.remarks(of_masks)
     left_out = []
     sizes = []
     pixels = np.zeros(len(class_names), np.int64)
@@ -182,31 +258,53 @@ def _interpret(contents: Contents, facts: list[tuple | str]) -> Contents:
         if isinstance(fact, str):
             left_out.append(place)
             continue
-        size, counts, is_turned = fact
-        strange = [value for value in counts if value not in allowed]
+        strange = [value for value in fact.pixels if value not in allowed]
         if strange:
-            hint = '; if 255 is to be ignored, give a classes.txt with the line "255 ignore"' if 255 in counts else ""
+            hint = '; if 255 is to be ignored, give a classes.txt with the line "255 ignore"' if 255 in strange else ""
             problems.append(f"{example.where}: values outside the {len(class_names)} classes: {listed(strange)}{hint}")
             left_out.append(place)
             continue
-        known = [value for value in counts if ids[value] != masks.IGNORED]
+        known = [value for value in fact.pixels if ids[value] != masks.IGNORED]
         if len(known) < 2:
             only = class_names[ids[known[0]]] if known else "all of it ignored, left out"
             warnings.append(f"{example.where}: all one class ({only})")
-        if is_turned:
+        if fact.is_turned:
             warnings.append(f"{example.image}: turned upright by its EXIF data; its labels have to be upright too")
         if known:
-            sizes.append(size)
-            pixels[ids[known]] += [counts[value] for value in known]
+            sizes.append(fact.size)
+            pixels[ids[known]] += [fact.pixels[value] for value in known]
         else:
             left_out.append(place)
     if sizes and np.count_nonzero(pixels) < 2:
         problems.append(f"{contents.place}: one class alone in all labels; there is nothing to learn")
-    absent = [name for name, count in zip(class_names, pixels, strict=True) if not count]
-    if sizes and absent:
-        warnings.append(f"classes without a pixel: {listed(absent)}")
+    used = [fact for place, fact in enumerate(facts) if place not in set(left_out)]
+    warnings += _remarks(class_names, ids, pixels, used, image_size)
+    if contents.kind == "pairs" and contents.class_names:
+        warnings += masks.doubt_background(class_names, ids, pixels)
     lists = {"problems": problems, "warnings": warnings, "left_out": left_out, "sizes": sizes}
     return contents._replace(class_names=class_names, ids=ids, pixels=pixels, **lists)
+
+
+def _remarks(
+    class_names: Sequence[str], ids: np.ndarray, pixels: np.ndarray, facts: list[Facts], image_size: int | None
+) -> list[str]:
+    """Warnings about classes that cannot be learned, or may be meant as one."""
+    warnings = []
+    absent = [name for name, count in zip(class_names, pixels, strict=True) if not count]
+    if facts and absent:
+        warnings.append(f"classes without a pixel: {listed(absent)}")
+    twins = names.twins(class_names)
+    if twins:
+        warnings.append(f"classes whose names differ in case only: {listed(twins)}; if they are one, name them alike")
+    for number, name in enumerate(class_names):
+        full, left = (
+            sum(number in ids[list(values)] for values in kind)
+            for kind in ([fact.pixels for fact in facts], [fact.left for fact in facts])
+        )
+        if left < full / 2:
+            lost = f"no pixel of it is left at {image_size} px in {full - left} of the {full} masks or photos with it"
+            warnings.append(f"{name}: {lost}; use a larger --image-size, or cut the photos into parts")
+    return warnings
 
 
 def _to_class_ids(labels: tf.Variable, ids: np.ndarray) -> None:
@@ -251,13 +349,13 @@ def instances(
         examples = contents.examples
         annotations = [one for place in train for one in examples[place].annotations]
         class_ids = sorted({one.class_id for one in annotations if not one.is_crowd} - {0})
-        names = [contents.class_names[class_id] for class_id in class_ids]
-        empty = [name for name in contents.categories.values() if name not in names]
-        if not names:
+        present = [contents.class_names[class_id] for class_id in class_ids]
+        empty = [name for name in contents.categories.values() if name not in present]
+        if not present:
             raise InputError(f"--data {path}: no category has an instance to train with ({listed(empty)})")
         if empty:
             print(f"--data {path}: categories without an instance to train with, left out: {listed(empty)}")
-        categories = {number: name for number, name in contents.categories.items() if name in names}
+        categories = {number: name for number, name in contents.categories.items() if name in present}
         return categories, lambda example: regions.scene(example, class_ids)
     if contents.class_names != TRIMAP:
         raise InputError(f"--data {path}: masks do not separate instances; annotate these, and export them as COCO")
@@ -265,18 +363,20 @@ def instances(
 
     def read_scene(example):
         trimap = contents.ids[example.read_label()]
-        return pets.scene(photos.read(example.image), trimap, is_cat=example.image.stem[0].isupper())
+        return pets.scene(example.read_image(), trimap, is_cat=example.image.stem[0].isupper())
 
     return pets.CATEGORIES, read_scene
 
 
 def _fingerprint(path: pathlib.Path, contents: Contents) -> str:
-    """Changes with the name or the size of a file that is read; not with its time, which copies do not keep."""
-    files = set(contents.files)
-    for example in contents.examples:
-        files |= {example.image, example.label_file}
+    """Changes with the names of the files that are read, the sizes of images and the bytes of labels.
+
+    Not with their times, which copies do not keep.
+    """
+    images = {example.image for example in contents.examples}
+    files = {*images, *contents.files, *(example.label_file for example in contents.examples)}
     digest = hashlib.sha256()
     for file in sorted(files):
-        line = f"{file.relative_to(path)} {file.stat().st_size}\n"
-        digest.update(line.encode(errors="backslashreplace"))
+        state = file.stat().st_size if file in images else hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(path)} {state}\n".encode(errors="backslashreplace"))
     return digest.hexdigest()

@@ -41,8 +41,8 @@ def load(
     elif name == synthetic.NAME and not for_instances:
         dataset = synthetic.load(image_size, seed)
     elif pathlib.Path(name).is_dir():
-        kept_size = None if limit or for_instances else image_size
-        dataset = folder.load(pathlib.Path(name), seed, kept_size, findings, for_instances)
+        keeps_photos = not (limit or for_instances)
+        dataset = folder.load(pathlib.Path(name), seed, image_size, findings, for_instances, keeps_photos)
     else:
         names = pets.NAME if for_instances else f"{pets.NAME}, {synthetic.NAME}"
         raise InputError(f"--data {name}: no such data set or folder; choose {names} or a folder")

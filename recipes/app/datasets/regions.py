@@ -1,8 +1,8 @@
 """The segmentations in COCO annotations: polygons and run lengths, checked, as masks, label maps and scenes."""
 
+import json
 from typing import Any, NamedTuple
 
-from app import photos
 from app.datasets import LabeledImage, Scene, empty_scene
 from app.datasets.masks import IGNORED
 
@@ -34,8 +34,8 @@ def label_map(size: tuple[int, int], annotations: list[Annotation]) -> np.ndarra
 
 def scene(example: LabeledImage, class_ids: list[int]) -> Scene:
     """A photo with its instances; the scene's classes 1, 2, ... are `class_ids`, others are left out."""
-    image = photos.read(example.image)
-    annotations = [annotation for annotation in example.annotations if annotation.class_id in class_ids]
+    image = example.read_image()
+    annotations = [annotation for annotation in example.annotations if annotation.class_id in (*class_ids, IGNORED)]
     instances = [annotation for annotation in annotations if not annotation.is_crowd]
     crowds = [annotation.mask() for annotation in annotations if annotation.is_crowd]
     classes = np.array([1 + class_ids.index(annotation.class_id) for annotation in instances], np.int32)
@@ -46,12 +46,9 @@ def scene(example: LabeledImage, class_ids: list[int]) -> Scene:
 def read(outline: Any, width: int, height: int) -> dict[str, Any]:
     """The "segmentation" of an annotation as compressed run lengths; raises ValueError if it does not fit the image."""
     if isinstance(outline, dict):
-        counts = outline.get("counts")
         if outline.get("size") != [height, width]:
             raise ValueError(f"its mask has another size than the image, {height} x {width}")
-        runs = _run_lengths(counts) if isinstance(counts, str) else counts
-        if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
-            raise ValueError("its mask is damaged")
+        runs = _runs(outline)
         if sum(runs) != width * height:
             raise ValueError("its mask has another number of pixels than the image")
         return coco_masks.frPyObjects({"counts": runs, "size": [height, width]}, height, width)
@@ -59,7 +56,8 @@ def read(outline: Any, width: int, height: int) -> dict[str, Any]:
         raise ValueError("it has neither a polygon nor a mask")
     for polygon in outline:
         if not isinstance(polygon, list) or not all(isinstance(value, int | float) for value in polygon):
-            raise ValueError("a polygon has to be a list of numbers")
+            wanted = "a polygon has to be a list of numbers, in a list of polygons: [[x1, y1, x2, y2, x3, y3, ...]]"
+            raise ValueError(f"{wanted}; the segmentation is {json.dumps(outline)[:40]}...")
         if len(polygon) % 2 or len(polygon) < 6:
             raise ValueError(f"a polygon of {len(polygon) / 2:g} points; it needs three or more")
         for values, limit in ((polygon[::2], width), (polygon[1::2], height)):
@@ -69,12 +67,64 @@ def read(outline: Any, width: int, height: int) -> dict[str, Any]:
     return coco_masks.merge(coco_masks.frPyObjects(outline, height, width))
 
 
+def contradiction(entry: dict[str, Any], region: dict[str, Any]) -> str:
+    """How the "bbox" of an annotation, or the "area" of its run lengths, contradicts its mask; "" if they agree.
+
+    Boxes may be drawn by hand, or rounded, and areas be those of the boxes.
+    """
+    height, width = region["size"]
+    box = entry.get("bbox")
+    has_box = _is_box(box) and min(box[2:]) > 0
+    attributes = entry.get("attributes")
+    is_rotated = isinstance(attributes, dict) and attributes.get("rotation")  # CVAT's boxes are those before
+    pixels = int(coco_masks.area(region))
+    if has_box and not is_outside(box, width, height) and not is_rotated:
+        found = coco_masks.toBbox(region).tolist()
+        if not _agree(box, found):
+            advice = 'correct the wrong one, or remove "bbox"'
+            outline = entry["segmentation"]
+            if isinstance(outline, dict):
+                turned = coco_masks.frPyObjects({"counts": _runs(outline), "size": [width, height]}, width, height)
+                x, y, w, h = coco_masks.toBbox(turned).tolist()
+                if _agree(box, [y, x, h, w]):
+                    advice = "its runs go along the rows, COCO's go down the columns; pycocotools writes them so"
+            return f"its bbox is {box}, but that of its mask {found}; {advice}"
+    area = entry.get("area")
+    if isinstance(entry["segmentation"], dict) and isinstance(area, int | float) and area > 0:
+        of_box = box[2] * box[3] if has_box else 0
+        if not any(one <= 2 * other + 16 and other <= 2 * one + 16 for one, other in ((area, pixels), (area, of_box))):
+            return f'its area is {area:g}, but its mask has {pixels} pixels; correct the wrong one, or remove "area"'
+    return ""
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
+
+
+def _agree(box: list[float], other: list[float]) -> bool:
+    """Whether two boxes, [x, y, width, height], are about the same: within 3 pixels, or with an IoU of 0.5."""
+    corners, others = (np.array([x, y, x + w, y + h]) for x, y, w, h in (box, other))
+    sides = np.minimum(corners, others)[2:] - np.maximum(corners, others)[:2]
+    overlap = np.prod(sides.clip(0))
+    union = box[2] * box[3] + other[2] * other[3] - overlap
+    return bool(np.abs(corners - others).max() <= 3 or overlap >= 0.5 * union)
+
+
 def is_outside(box: Any, width: int, height: int) -> bool:
     """Whether a "bbox" leaves its image."""
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)):
+    if not _is_box(box):
         return False
     x, y, w, h = box
     return min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE
+
+
+def _runs(outline: dict[str, Any]) -> list[int]:
+    """The run lengths of a mask, compressed or not; raises ValueError."""
+    counts = outline.get("counts")
+    runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise ValueError("its mask is damaged")
+    return runs
 
 
 def _run_lengths(encoded: str) -> list[int]:

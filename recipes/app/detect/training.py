@@ -56,7 +56,7 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
         is_network=False,
     )
     if args.check_data:
-        check.print_findings(pathlib.Path(args.data), for_instances=True)
+        check.print_findings(pathlib.Path(args.data), args.image_size, for_instances=True)
         sys.exit(0)
     if args.model.exists() and not (args.model / label_map.NAME).exists():
         raise cli.InputError(f"--output: {args.model} is there already, and no model; name another folder")
