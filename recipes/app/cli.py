@@ -18,6 +18,10 @@ from tqdm import tqdm
 LARGEST = 2**31  # TensorFlow's integers end here
 STOPPED = 130  # exit status after Ctrl-C
 RESUME = "finished epochs are kept, and the same command with --resume goes on"
+OTHER_ADVICE = {  # of flags that start something else than a training
+    "--check-data": "nothing was written",
+    "--predict": "finished photos are kept, and the same command with --resume goes on",
+}
 SECONDS_TO_STOP = 3  # enough for a program to delete its temporary files
 
 
@@ -48,7 +52,8 @@ def program(stop_advice: str = RESUME) -> Callable:
             except (KeyboardInterrupt, SystemError) as error:
                 if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # stopped C code raises SystemError
                     raise
-                print_error(f"stopped; {stop_advice}")
+                advice = next((text for flag, text in OTHER_ADVICE.items() if flag in sys.argv), stop_advice)
+                print_error(f"stopped; {advice}")
                 sys.stdout.flush()
                 os._exit(STOPPED)  # at once: reader threads may be waiting for the interpreter
 

@@ -1,13 +1,15 @@
 """The command line that all training recipes share."""
 
 import argparse
+import os
 import pathlib
 import re
 from collections.abc import Callable
 
+from app import models
 from app.cli import InputError, Parser, positive, whole
-from app.datasets import pets
-from app.files import ROOT, check_writable, shipped
+from app.datasets import pets, synthetic
+from app.files import ROOT, check_writable, shipped, shown
 from app.models import SIZE_STEP
 
 TRAINED_FACTOR = 0.3  # of the learning rate with --weights; a recipe with frozen epochs lowers it after them itself
@@ -68,6 +70,7 @@ def parse(
     else:
         parser.set_defaults(predict=None, shard=None, weights=None)
     args = parser.parse_args()
+    args.data = _normalized(args.data)
     _check_combinations(args)
     _complete(args, recipe, learning_rate, further_rate, has_encoder)
     _place(args, recipe, is_network)
@@ -135,8 +138,10 @@ def _place(args: argparse.Namespace, recipe: str, is_network: bool) -> None:
     if args.check_data:
         return
     if args.predict:
-        _place_predictions(args, recipe, name)
-    elif args.weights:
+        _place_predictions(args, recipe, name, default_output)
+    elif args.output == default_output:
+        _check_origin(args.model, args.data, "another --output")
+    if args.weights and not args.predict:
         args.weights = args.weights.resolve()
         if args.weights == args.model:
             raise InputError(f"--weights {args.weights}: this training would replace it; name another --output")
@@ -145,18 +150,44 @@ def _place(args: argparse.Namespace, recipe: str, is_network: bool) -> None:
         check_writable(args.model.parent, "weights folder")
 
 
-def _place_predictions(args: argparse.Namespace, recipe: str, name: str) -> None:
-    """Without --output, predictions go beside what the training of their weights wrote."""
-    if args.model.parent != ROOT / "weights":
-        return
+def _place_predictions(args: argparse.Namespace, recipe: str, name: str, default_output: pathlib.Path) -> None:
+    """Sets the weights of other data than the default; without --output, predictions go beside what they wrote."""
+    own = ROOT / "weights" / f"{name}.keras"
     if args.weights is None and name != recipe:
-        args.weights = args.model  # of that data
-    trained = args.weights.stem if args.weights and args.weights.stem.startswith(f"{recipe}-") else name
-    args.output = ROOT / "output" / trained / "predictions"
+        found = [path for path in dict.fromkeys((args.model, own)) if path.exists()]
+        if not found:
+            raise InputError(f"--data {args.data}: there is no {shown(own)} yet; train first, or name --weights FILE")
+        matching = [path for path in found if models.origin(path).get("data", data_id(args.data)) == data_id(args.data)]
+        if not matching:
+            _check_origin(found[0], args.data, "--weights FILE")
+        args.weights = matching[0]
+    if args.output == default_output:
+        trained = args.weights.stem if args.weights and args.weights.stem.startswith(f"{recipe}-") else name
+        args.output = ROOT / "output" / trained / "predictions"
+
+
+def _check_origin(model: pathlib.Path, data: str, advice: str) -> None:
+    """Raises InputError if a model was trained on other data, such as another folder of the same name."""
+    known = models.origin(model).get("data", data_id(data))
+    if known != data_id(data):
+        raise InputError(f"--data {data}: {shown(model)} was trained on {known}, not on {data_id(data)}; name {advice}")
+
+
+def _normalized(data: str) -> str:
+    """A folder without the slash that shells add."""
+    if data in (pets.NAME, synthetic.NAME):
+        return data
+    path = os.path.normpath(data)
+    return f"./{path}" if path in (pets.NAME, synthetic.NAME) else path
+
+
+def data_id(data: str) -> str:
+    """What distinguishes data sets: "synthetic", or the folder with all of its path."""
+    return data if data in (pets.NAME, synthetic.NAME) else str(pathlib.Path(data).resolve())
 
 
 def data_name(data: str) -> str:
-    """What distinguishes runs on other data: "synthetic", or the folder's name."""
+    """What names the runs on other data: "synthetic", or the folder's name."""
     return re.sub(r"[^\w.-]+", "_", pathlib.Path(data).resolve().name).strip("_.") or "data"
 
 

@@ -6,7 +6,7 @@ import pathlib
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app import backend, files
 from app.cli import InputError, one_line
@@ -17,18 +17,34 @@ import keras
 import numpy as np
 
 CLASSES_FILE = "classes.json"
+ORIGIN_FILE = "origin.json"
 SIZE_STEP = 32  # every recipe's image sizes are multiples of it
 
 
-def save(model: keras.Model, path: pathlib.Path, class_names: Sequence[str]) -> None:
+def save(
+    model: keras.Model, path: pathlib.Path, class_names: Sequence[str], origin: dict[str, Any] | None = None
+) -> None:
     """Saves a model as float32, uncompiled, so `keras.saving.load_model(path)` needs none of this code.
 
-    A .keras file is a zip archive; CLASSES_FILE in it holds the names of the classes.
+    A .keras file is a zip archive; CLASSES_FILE in it holds the names of the classes, and ORIGIN_FILE on what it was
+    trained: "data", a name or the path of a folder, and "white", see datasets.LabeledImage.
     """
     with backend.undistributed(), files.replacing(path) as temporary:
         layers.as_plain_keras(model).save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(CLASSES_FILE, json.dumps(list(class_names)))
+            archive.writestr(ORIGIN_FILE, json.dumps(origin or {}))
+
+
+def origin(path: pathlib.Path) -> dict[str, Any]:
+    """What `save` recorded about a model, a .keras file or a detector's folder; empty if nothing is known."""
+    try:
+        if path.is_dir():
+            return json.loads((path / ORIGIN_FILE).read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(ORIGIN_FILE))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return {}
 
 
 def load(

@@ -1,6 +1,7 @@
 """The Keras callback that keeps each epoch of a training."""
 
 import time
+from typing import Any
 
 from app import models
 from app.checkpoint import Checkpoint, restore
@@ -19,14 +20,24 @@ class Recorder(keras.callbacks.Callback):
     Args:
       checkpoint: where the epochs are kept.
       class_names: saved with the model.
+      epochs: of the whole training, of which a `fit` may be a part; None: those of the `fit`.
+      origin: what else is saved with the model, see models.save.
     """
 
     async_safe = True  # Keras calls it from another thread, and need not wait for the loss before the next step
 
-    def __init__(self, checkpoint: Checkpoint, class_names: tuple[str, ...]):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        class_names: tuple[str, ...],
+        epochs: int | None = None,
+        origin: dict[str, Any] | None = None,
+    ):
         super().__init__()
         self.checkpoint = checkpoint
         self.class_names = class_names
+        self.epochs = epochs
+        self.origin = origin
         self.has_progress_bars = keras.utils.is_interactive_logging_enabled()
 
     def on_train_begin(self, logs=None):
@@ -62,7 +73,18 @@ class Recorder(keras.callbacks.Callback):
         variables = {"model": self.model.variables, "optimizer": self.model.optimizer.variables}
         self.checkpoint.finish_epoch(logs, variables, self.save_model, self.params["epochs"])
         if self.checkpoint.is_first and not self.has_progress_bars:
-            self.checkpoint.print_epoch(self.params["epochs"], now - self.epoch_began)
+            self.checkpoint.print_epoch(self.epochs or self.params["epochs"], now - self.epoch_began)
 
     def save_model(self):
-        models.save(self.model, self.checkpoint.model_path, self.class_names)
+        models.save(self.model, self.checkpoint.model_path, self.class_names, self.origin)
+
+
+class ProgressBars(keras.callbacks.ProgbarLogger):
+    """Keras' progress bars, which count the epochs of the whole training, of which a `fit` may be a part."""
+
+    def __init__(self, epochs: int):
+        super().__init__()
+        self.all_epochs = epochs
+
+    def set_params(self, params):
+        super().set_params(params | {"epochs": self.all_epochs})

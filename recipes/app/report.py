@@ -53,16 +53,20 @@ def score(model_path: pathlib.Path, data: Data, batch_size: int) -> tuple[dict, 
 def mosaics(
     folder: pathlib.Path, examples: list[masks.Example], class_names: tuple[str, ...], title: str
 ) -> list[pathlib.Path]:
-    """Saves mosaics of the best, the median and the worst examples; returns their paths."""
-    if not examples:
-        return []
+    """Saves mosaics of the best, the median and the worst examples, each in one of them only; returns their paths."""
     ranked = sorted(examples, key=lambda example: -example.iou)
-    rows = min(MOSAIC_ROWS, len(ranked))
-    middle = (len(ranked) - rows) // 2
-    chosen = {"best": ranked[:rows], "median": ranked[middle : middle + rows], "worst": ranked[-rows:]}
+    best = min(MOSAIC_ROWS, -(-len(ranked) // 3))
+    worst = min(MOSAIC_ROWS, -(-(len(ranked) - best) // 2))
+    median = min(MOSAIC_ROWS, len(ranked) - best - worst)
+    middle = best + (len(ranked) - best - worst - median) // 2
+    chosen = {"best": ranked[:best], "median": ranked[middle : middle + median], "worst": ranked[len(ranked) - worst :]}
     paths = []
     for rank, rank_examples in chosen.items():
-        paths.append(folder / f"mosaic_{rank}.png")
+        path = folder / f"mosaic_{rank}.png"
+        path.unlink(missing_ok=True)  # of an earlier run
+        if not rank_examples:
+            continue
+        paths.append(path)
         with files.replacing(paths[-1]) as temporary:
             masks.mosaic(temporary, rank_examples, class_names, f"{title}: {rank} of {len(ranked)} test images")
     return paths

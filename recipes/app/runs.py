@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app import backend, checkpoint, device, encoders, files, flags, models, processes, report
+from app.cli import InputError
 from app.datasets import Dataset, check, load
 from app.predict import predict
-from app.recorder import Recorder
+from app.recorder import ProgressBars, Recorder
 from common.data import Data
 
 import keras
@@ -117,8 +118,10 @@ class Run:
         self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
         self.checkpoint = checkpoint.Checkpoint(self.output, self.model_path, score, self.team.is_first)
         self.class_names: tuple[str, ...] = ()
+        self.white: float | None = None  # of the data, see datasets.LabeledImage
         # What a resumed run must have in common with the interrupted one.
         self.settings = {name: config[name] for name in checkpoint.FLAGS if name in config}
+        self.settings["data"] = flags.data_id(self.data)
         if "precision" in config:  # not of a detector
             self.settings["precision"] = keras.config.dtype_policy().name
             self.settings[checkpoint.BACKEND] = keras.config.backend()
@@ -129,8 +132,14 @@ class Run:
         return len(self.checkpoint.rows)
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """What a saved model records about its data."""
+        return {"data": flags.data_id(self.data), "white": self.white}
+
+    @property
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        return [Recorder(self.checkpoint, self.class_names)]
+        recorder = Recorder(self.checkpoint, self.class_names, self.epochs, self.origin)
+        return [recorder, ProgressBars(self.epochs)] if recorder.has_progress_bars else [recorder]
 
     @property
     def device(self) -> str:
@@ -168,13 +177,26 @@ class Run:
         facts = {}
         if self.config["resume"]:
             if self.team.any(self.checkpoint.is_finished()):
+                self._check_epochs()
                 print(f"the run in {files.shown(self.output)} is finished; there is nothing to resume")
                 sys.exit(0)
             facts, _ = checkpoint.read_state(self.output, self.settings, kinds=())
         named = {name: self.config[name] for name in ("seed", "limit", "data_dir")}
         dataset = load.load(self.data, image_size=self.image_size, findings=facts.get("findings"), **named, **options)
         self.checkpoint.findings = dataset.findings
+        self.white = dataset.white
         return dataset
+
+    def _check_epochs(self) -> None:
+        """Raises InputError if a finished run is to have more epochs: its learning rate has ended at 0."""
+        finished = len(checkpoint.read_history(self.output / "history.csv").epoch)
+        if self.epochs > finished:
+            advice = "start again with all of them, without --resume"
+            if "weights" in self.config:
+                advice = f"train on from its model, --weights {files.shown(self.model_path)} --output OTHER"
+            raise InputError(
+                f"--epochs {self.epochs}: the run in {files.shown(self.output)} has finished its {finished}; {advice}"
+            )
 
     def begin(self, counts: dict[str, int], classes: Any, start: str = "") -> None:
         """Prints the line that says what is trained on what, and begins or resumes the run."""

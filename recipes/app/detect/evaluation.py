@@ -33,7 +33,8 @@ def average_precision(
 ) -> dict[str, float]:
     """Detects instances in the photos that the functions in `read` give, and compares them with the truth.
 
-    The classes 1, 2, ... of the scenes are the categories of `category_ids`.
+    The classes 1, 2, ... of the scenes are the categories of `category_ids`. As in COCO, 100 detections count in a
+    photo; more only if a photo has more instances.
 
     Returns:
       box_ap and mask_ap, the mean over IoU 0.50 to 0.95, the same with 50 and 75 at an IoU of 0.50 and 0.75; 0..1, and
@@ -42,10 +43,12 @@ def average_precision(
     images = []
     annotations = []
     results = []
+    most = 100
     for image_id, read_scene in enumerate(read, 1):
         scene = read_scene()
         height, width = scene.image.shape[:2]
         images.append({"id": image_id, "height": height, "width": width})
+        most = max(most, len(scene.classes))
         regions = [(category_ids[k - 1], mask, 0) for k, mask in zip(scene.classes, scene.masks, strict=True)]
         if scene.crowd is not None:  # detections in it count neither way
             regions += [(category, scene.crowd, 1) for category in category_ids]
@@ -62,16 +65,17 @@ def average_precision(
     truth.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
     with contextlib.redirect_stdout(None):
         truth.createIndex()
-        return _scores(truth, truth.loadRes(results))
+        return _scores(truth, truth.loadRes(results), most)
 
 
-def _scores(truth: COCO, results: COCO) -> dict[str, float]:
+def _scores(truth: COCO, results: COCO, most: int) -> dict[str, float]:
     scores = {}
     for name, kind in KINDS.items():
         evaluation = COCOeval(truth, results, kind)
+        evaluation.params.maxDets = [most]
         evaluation.evaluate()
         evaluation.accumulate()
-        precision = evaluation.eval["precision"][..., 0, -1]  # [IoU, recall, category]: all sizes, 100 detections
+        precision = evaluation.eval["precision"][..., 0, -1]  # [IoU, recall, category]: all sizes, `most` detections
         present = precision[:, 0].max(0) > -1
         for score, ious in SCORES.items():
             scores[f"{name}_{score}"] = float(precision[ious][..., present].mean()) if present.any() else 0.0

@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from app import checkpoint, cli, device, encoders, files, flags, runs
+from app import checkpoint, cli, device, encoders, files, flags, models, runs
 from app.datasets import Scene, check, empty_scene, load, synthetic
 from app.detect import detector, evaluation, label_map, network, scenes
 from app.report import print_files, versions
@@ -27,7 +27,7 @@ EMPTY = 0.2  # of the scenes begin without an instance
 DRAWN = 0.3  # of these: a drawn background, the others a photo whose instances are filled in
 LOSSES = ("rpn_score_loss", "rpn_box_loss", "frcnn_cls_loss", "frcnn_box_loss", "mask_loss")  # parts of the total
 MIN_SCORE = 0.01  # of a detection that is scored
-MAX_DETECTIONS = 100  # in a photo; the network may give fewer
+MAX_DETECTIONS = 100  # in a photo, more if a photo of the data has more instances; the network may give fewer
 CACHE = 2e9  # bytes of photos that are kept in memory
 
 
@@ -95,7 +95,7 @@ def fit(
 
     def save_model():
         with _averaged(model, optimizer):
-            _export(run.model_path, detect_all, data.categories)
+            _export(run.model_path, detect_all, data.categories, run.origin)
 
     first = run.finished_epochs * data.steps_per_epoch * run.batch_size
     draw = scene_composer(data, run.image_size, run.config["seed"])
@@ -159,13 +159,14 @@ def _averaged(model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer) -
         checkpoint.restore(model.trainable_variables, own)
 
 
-def _export(folder: pathlib.Path, detect_all: Callable, categories: dict[int, str]) -> None:
-    """Writes the SavedModel and its label map."""
+def _export(folder: pathlib.Path, detect_all: Callable, categories: dict[int, str], origin: dict[str, Any]) -> None:
+    """Writes the SavedModel, its label map and its origin, see models.save."""
     files.remove_leftovers(folder)
     with tempfile.TemporaryDirectory() as temporary:
         new = pathlib.Path(temporary)
         network.save(detect_all, new)
         label_map.write(new / label_map.NAME, categories)
+        files.write_json(new / models.ORIGIN_FILE, origin)
         parts = [path for path in new.rglob("*") if path.is_file()]
         # First what marks the folder as a model, last the weights.
         for path in sorted(parts, key=lambda path: (path.name == "saved_model.pb", path.name != label_map.NAME)):
@@ -174,7 +175,8 @@ def _export(folder: pathlib.Path, detect_all: Callable, categories: dict[int, st
 
 
 def _detector(data: DetectionData, detect_all: Callable) -> Callable:
-    return lambda photo: detector.detect(detect_all, photo, data.categories, MIN_SCORE, MAX_DETECTIONS)
+    most = max(MAX_DETECTIONS, data.max_instances)
+    return lambda photo: detector.detect(detect_all, photo, data.categories, MIN_SCORE, most)
 
 
 def report(run: runs.Run, data: DetectionData) -> None:

@@ -21,6 +21,7 @@ class Network(NamedTuple):
     size: int
     class_names: tuple[str, ...]
     file: pathlib.Path
+    white: float | None = None  # of the pictures of more than 8 bits that it was trained on, see photos.read
 
     def segment(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """The class probabilities of pictures, uint8 RGB of any size: float32 [B, size, size, classes]."""
@@ -39,7 +40,9 @@ def from_weights(
         raise InputError(f"--predict: there is no {files.shown(own)} yet; train first, or name --weights FILE")
     model, names = models.load(recipe, path, build_model)
     with_softmax = keras.Model(model.input, keras.ops.softmax(model.output))
-    return Network(backend.forward(with_softmax, BATCH_SIZE), model.input_shape[1], names, path)
+    return Network(
+        backend.forward(with_softmax, BATCH_SIZE), model.input_shape[1], names, path, models.origin(path).get("white")
+    )
 
 
 def segment_all(

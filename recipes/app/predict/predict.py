@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from app import device, files, inputs
-from app.cli import InputError, listed, print_table
+from app.cli import InputError, listed, percent, print_table
 from app.predict import cutout, network, png, video
 
 import keras
@@ -54,7 +54,7 @@ def run(
     names = listed(trained.class_names)
     print(f"{recipe} | {what} | {files.shown(trained.file)}, {trained.size} px: {names} | {device_name}", flush=True)
 
-    photo_results = write_photos(trained, pictures, output, counts)
+    photo_results = write_photos(trained, pictures, output, counts, trained.white)
     video_results = write_videos(trained, videos, output, counts)
     for item, result in itertools.chain(photo_results, video_results):
         journal.add(item, **result)
@@ -66,11 +66,16 @@ def run(
 
 
 def write_photos(
-    trained: network.Network, items: Sequence[inputs.Item], output: pathlib.Path, counts: inputs.Counts
+    trained: network.Network,
+    items: Sequence[inputs.Item],
+    output: pathlib.Path,
+    counts: inputs.Counts,
+    white: float | None = None,
 ) -> Iterator[tuple[inputs.Item, dict[str, Any]]]:
     """Writes the mask, the overlay and the cutout of photos; yields each item in order, and what the journal records.
 
-    Reading, the network and writing overlap; the seconds are those of the network and of writing.
+    Reading, the network and writing overlap; the seconds are those of the network and of writing. `white` is that of
+    photos.read.
     """
     class_names = trained.class_names
 
@@ -88,7 +93,7 @@ def write_photos(
         seconds += time.perf_counter() - began
         return {"size": photo.shape[1::-1], "fractions": cutout.fractions(label, len(class_names)), "seconds": seconds}
 
-    segmented = network.segment_all(trained, inputs.read_all(items, counts))
+    segmented = network.segment_all(trained, inputs.read_all(items, counts, white))
     writers = min(os.cpu_count(), 4)  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
     with ThreadPoolExecutor(writers) as pool:
         for (item, *_), result in inputs.in_order(pool, write, segmented, writers):
@@ -144,7 +149,7 @@ class Journal:
         """Records a photo or video: its size (width, height), the fraction of each class, 0..1, the seconds, `more`."""
         if not self.entries:  # until now the file of the run before is untouched
             files.write_text(self.path, "".join(map(_line, self.kept)))
-        shares = {name: round(float(fraction), 5) for name, fraction in zip(self.class_names, fractions, strict=True)}
+        shares = {name: round(float(fraction), 8) for name, fraction in zip(self.class_names, fractions, strict=True)}
         entry = {"path": _text(item.path), "name": _text(item.name), "size": size, **more, "shares": shares}
         entry |= {"seconds": round(seconds, 3), "weights": self.weights, "file": self.states[item.name]}
         self.entries.append(entry)
@@ -155,7 +160,7 @@ class Journal:
         table = [("photo or video", "size", "seconds", "shares")]
         for entry in self.entries[:MAX_ROWS]:
             largest = sorted(entry["shares"].items(), key=lambda item: -item[1])[:4]
-            summary = ", ".join(f"{fraction:.0%} {name}" for name, fraction in largest)
+            summary = ", ".join(f"{percent(fraction, 0)} {name}" for name, fraction in largest)
             path = files.shown(pathlib.Path(entry["path"]))
             table.append((str(path), "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
         print_table(table)
