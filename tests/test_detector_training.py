@@ -84,6 +84,19 @@ def test_crowds_are_filled_in_for_training_and_count_neither_way():
         assert list(scores.values()) == pytest.approx([expected] * 6)
 
 
+def test_as_many_detections_count_as_there_are_instances():
+    """COCO's own limit, 100, gives a perfect detector of 225 instances an average precision of 0.45."""
+    masks = np.zeros((225, 90, 90), bool)
+    for number in range(225):
+        row, column = 6 * (number // 15), 6 * (number % 15)
+        masks[number, row : row + 4, column : column + 4] = True
+    scene = scenes.Scene(np.zeros((90, 90, 3), np.uint8), np.ones(225, np.int32), masks)
+    perfect = [instances.of_mask(mask, "disc")._replace(category_id=10, score=1.0) for mask in masks]
+    for found, expected in ((perfect, 1.0), (perfect[:112], 0.5)):
+        scores = evaluation.average_precision([lambda: scene], [10], lambda _, found=found: found)
+        assert scores["mask_ap"] == pytest.approx(expected, abs=0.01) == scores["box_ap"]
+
+
 def test_targets_are_tight_boxes_and_the_masks_in_them():
     masks = np.zeros((1, 40, 50), bool)
     masks[0, 10:30, 5:25] = True

@@ -1,16 +1,22 @@
 """Your own images and masks: every layout trains, scores and predicts; every problem is reported."""
 
 import json
+import os
+import signal
 import struct
+import sys
 import zlib
 
-from app import photos
+from app import files, flags, models, photos, recorder, report
 from app.cli import InputError
 from app.datasets import load
+from app.predict import cutout, network
 from common import losses, masks, scores
 
+import keras
 import numpy as np
 import pytest
+import unet_mobilenetv2
 import unet_scratch
 from own_data import draw, load_data, make, scan
 from PIL import Image
@@ -127,7 +133,7 @@ def test_ignored_pixels_are_left_out(command_line, tmp_path):
     assert float(loss(labels, logits)) == pytest.approx(float(loss(labels, nonsense)), rel=1e-5)
 
     status, out, err = command_line(unet_scratch, "--data", folder, *QUICK, "--output", tmp_path / "output")
-    assert (status, err) == (0, "") and "warnings: 1" in out and "07.png: all one class (all of it ignored" in out
+    assert (status, err) == (0, "") and "warnings: 2" in out and "07.png: all one class (all of it ignored" in out
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
     assert tuple(metrics["test"]["iou"]) == ("costs $5", "costs $9")
 
@@ -273,6 +279,144 @@ def test_class_name_formats(tmp_path, text):
     folder = make(tmp_path / "data", 3)
     write_names(folder, text)
     assert scan(folder).class_names == ("a", "b", "c")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Another place for output/ and weights/, and a function that saves a model there, trained on some data."""
+    for module in (flags, files, network):
+        if hasattr(module, "ROOT"):
+            monkeypatch.setattr(module, "ROOT", tmp_path / "home")
+
+    def save(name, data, place="weights"):
+        model = unet_scratch.build_model(32, 3)
+        origin = {"data": str(data), "white": None} if data else None
+        models.save(model, tmp_path / "home" / place / f"{name}.keras", ("a", "b", "c"), origin)
+
+    return tmp_path / "home", save
+
+
+def parse(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["unet_scratch.py", *map(str, arguments)])
+    return flags.parse("unet_scratch", "", epochs=1, batch_size=1, learning_rate=1)
+
+
+def test_a_project_does_not_take_the_model_of_another_one(tmp_path, monkeypatch, home):
+    """Both have their data in folders called dataset."""
+    place, save = home
+    own, other = (tmp_path / name / "dataset" for name in ("one", "two"))
+    save("unet_scratch-dataset", own)
+    for arguments in ((), ("--predict", "cat.jpg")):
+        args = parse(monkeypatch, "--data", f"{own}/", *arguments)
+        assert place / "weights" / "unet_scratch-dataset.keras" in (args.weights, args.model) and args.data == str(own)
+        with pytest.raises(InputError, match=f"was trained on {own}, not on {other}; name "):
+            parse(monkeypatch, "--data", other, *arguments)
+    assert parse(monkeypatch, "--data", other, "--output", tmp_path / "elsewhere").model.parent.name == "elsewhere"
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    assert parse(monkeypatch, "--data", "dataset/").data == "dataset"  # the same by another path
+    save("unet_scratch-synthetic", "synthetic")
+    with pytest.raises(InputError, match="was trained on synthetic, not on"):
+        parse(monkeypatch, "--data", "synthetic/")
+    save("unet_scratch-dataset", None)  # of an earlier version
+    parse(monkeypatch, "--data", other)
+
+
+def test_predictions_take_the_model_of_the_data_wherever_they_go(tmp_path, monkeypatch, home):
+    place, save = home
+    data, output = tmp_path / "leaves", tmp_path / "out"
+    predict = ("--data", data, "--predict", "cat.jpg", "--output", output)
+    args = parse(monkeypatch, *predict)
+    assert args.output == output and not args.weights.exists()  # which is one line
+    save("unet_scratch-leaves", data)
+    assert parse(monkeypatch, *predict).weights == place / "weights" / "unet_scratch-leaves.keras"
+    output.mkdir()
+    (place / "weights" / "unet_scratch-leaves.keras").rename(output / "unet_scratch.keras")
+    assert parse(monkeypatch, *predict).weights == output / "unet_scratch.keras"
+    save("unet_scratch-leaves", data)
+    (place / "weights" / "unet_scratch.keras").write_bytes(b"of the pets")
+    assert parse(monkeypatch, *predict).weights == output / "unet_scratch.keras"
+    assert parse(monkeypatch, "--predict", "cat.jpg", "--output", output).weights is None
+    assert parse(monkeypatch, *predict, "--weights", "x.keras").weights.name == "x.keras"
+
+
+def test_no_model_of_the_data_is_one_line(command_line, tmp_path, home):
+    Image.fromarray(draw(3, 0)[0]).save(tmp_path / "cat.png")
+    flags_ = ("--data", tmp_path / "leaves", "--predict", tmp_path / "cat.png", "--output", tmp_path / "out")
+    status, _, err = command_line(unet_scratch, *flags_)
+    assert status == 2 and err.count("\n") == 1 and "unet_scratch-leaves.keras: no such file; train first" in err
+
+
+def test_the_model_remembers_its_data_and_its_scale(command_line, tmp_path):
+    """Photos of 10 bits in 16: a prediction reads them as the training did. A finished run has no more epochs."""
+    folder, output = make(tmp_path / "data", 3), tmp_path / "output"
+    for path in sorted((folder / "images").iterdir()):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 4
+        Image.fromarray(grey).save(path.with_suffix(".tif"))
+        path.unlink()
+    flags_ = ("--data", folder, *QUICK, "--output", output)
+    status, out, err = command_line(unet_scratch, *flags_)
+    assert (status, err) == (0, "") and "all are scaled by 1023" in out
+    weights = output / "unet_scratch.keras"
+    assert models.origin(weights) == {"data": str(folder), "white": 1023}
+    assert {path.name for path in output.glob("mosaic_*")} == {"mosaic_best.png", "mosaic_worst.png"}
+
+    command = ("--predict", folder / "images" / "00.tif", "--weights", weights, "--output", tmp_path / "found")
+    assert command_line(unet_scratch, *command)[0] == 0
+    trained = network.from_weights("unet_scratch", unet_scratch.build_model, weights)
+    pixels = photos.read(folder / "images" / "00.tif", trained.white)
+    assert pixels.max() > 100
+    _, _, probabilities, _ = next(network.segment_all(trained, [("", pixels)]))
+    shares = json.loads((tmp_path / "found" / "predictions.jsonl").read_text())["shares"]
+    label, _ = cutout.enlarge(pixels, probabilities, trained.class_names)
+    assert shares == pytest.approx(dict(zip(trained.class_names, cutout.fractions(label, 3), strict=True)), abs=1e-6)
+
+    status, out, _ = command_line(unet_scratch, *flags_, "--resume")
+    assert status == 0 and "nothing to resume" in out
+    status, _, err = command_line(unet_scratch, *flags_, "--resume", "--epochs", 3)
+    assert status == 2 and err.count("\n") == 1 and f"--weights {weights} --output OTHER" in err
+
+
+def test_a_stopped_check_says_nothing_about_epochs(command_line, tmp_path, monkeypatch):
+    folder = make(tmp_path / "data", 3)
+    ends = []
+    monkeypatch.setattr(os, "_exit", lambda status: ends.append(status) or sys.exit(status))
+    monkeypatch.setattr("app.datasets.folder.scan", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    for flags_, words in ((("--check-data",), "stopped; nothing was written"), ((), "finished epochs are kept")):
+        status, _, err = command_line(unet_scratch, "--data", folder, *flags_, "--output", tmp_path / "output")
+        signal.alarm(0)
+        assert status == 130 and words in err
+
+
+def test_epochs_of_all_stages_are_counted_together(command_line, tmp_path):
+    quick = ("--image-size", 32, "--batch-size", 8, "--limit", 8, "--frozen-epochs", 1, "--epochs", 2)
+    random = unet_mobilenetv2.build_model(32, 3)
+    models.save(random, tmp_path / "start.keras", ("x", "y", "z"))
+    start = ("--weights", tmp_path / "start.keras", "--output", tmp_path / "output")
+    status, out, err = command_line(unet_mobilenetv2, "--data", "synthetic", *quick, *start)
+    assert (status, err) == (0, "") and "epoch 1/2" in out and "epoch 2/2" in out and "epoch 1/1" not in out
+
+
+def test_progress_bars_count_the_epochs_of_all_stages(capsys):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    keras.utils.enable_interactive_logging()
+    model.fit(np.ones((4, 2)), np.ones(4), epochs=1, callbacks=[recorder.ProgressBars(12)])
+    assert capsys.readouterr().out.count("Epoch 1/12") == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 11, 12, 30])
+def test_mosaics_do_not_repeat_photos(tmp_path, monkeypatch, count):
+    shown = {}
+    monkeypatch.setattr(masks, "mosaic", lambda path, examples, *_: shown.update({path: examples}) or path.touch())
+    (tmp_path / "mosaic_median.png").touch()  # of an earlier run
+    picture = np.zeros((2, 2, 3), np.uint8)
+    examples = [masks.Example(picture, picture[..., 0], picture[..., 0], number / count) for number in range(count)]
+    paths = report.mosaics(tmp_path, examples, ("a", "b"), "title")
+    parts = [[example.iou * count for example in part] for part in shown.values()]
+    chosen = [iou for part in parts for iou in part]
+    assert len(set(chosen)) == len(chosen) == min(count, 12) and chosen == sorted(chosen, reverse=True)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths} and len(paths) == min(count, 3)
 
 
 def test_check_data_requires_a_folder(command_line, tmp_path):

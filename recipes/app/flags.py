@@ -155,12 +155,10 @@ def _place_predictions(args: argparse.Namespace, recipe: str, name: str, default
     own = ROOT / "weights" / f"{name}.keras"
     if args.weights is None and name != recipe:
         found = [path for path in dict.fromkeys((args.model, own)) if path.exists()]
-        if not found:
-            raise InputError(f"--data {args.data}: there is no {shown(own)} yet; train first, or name --weights FILE")
-        matching = [path for path in found if models.origin(path).get("data", data_id(args.data)) == data_id(args.data)]
-        if not matching:
+        fitting = [path for path in found if models.origin(path).get("data", data_id(args.data)) == data_id(args.data)]
+        if found and not fitting:
             _check_origin(found[0], args.data, "--weights FILE")
-        args.weights = matching[0]
+        args.weights = fitting[0] if fitting else own  # which is reported as missing
     if args.output == default_output:
         trained = args.weights.stem if args.weights and args.weights.stem.startswith(f"{recipe}-") else name
         args.output = ROOT / "output" / trained / "predictions"

@@ -56,7 +56,7 @@ def load(
       InputError: if the file is missing, damaged, or belongs to another recipe.
     """
     if not path.is_file():
-        raise InputError(f"--weights {path}: no such file")
+        raise InputError(f"--weights {path}: no such file; train first, or name another one")
     if path.suffix == ".h5":
         size, names = _read(path, _attributes, recipe)
         model = build_model(size, len(names))  # outside of _read: a fault in build_model is no damaged file

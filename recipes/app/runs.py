@@ -121,7 +121,6 @@ class Run:
         self.white: float | None = None  # of the data, see datasets.LabeledImage
         # What a resumed run must have in common with the interrupted one.
         self.settings = {name: config[name] for name in checkpoint.FLAGS if name in config}
-        self.settings["data"] = flags.data_id(self.data)
         if "precision" in config:  # not of a detector
             self.settings["precision"] = keras.config.dtype_policy().name
             self.settings[checkpoint.BACKEND] = keras.config.backend()
@@ -175,6 +174,7 @@ class Run:
     def load_dataset(self, **options) -> Dataset:
         """Loads the data set that --data names, with the options of load.load; exits if the run is finished."""
         facts = {}
+        self.settings["data"] = flags.data_id(self.data)  # so that DIR and its full path are the same
         if self.config["resume"]:
             if self.team.any(self.checkpoint.is_finished()):
                 self._check_epochs()

@@ -129,7 +129,7 @@ def read(path: pathlib.Path) -> Contents:
         contents = coco.read(path, annotations)
         unused = [f"{labels}: not used, there is no images/ beside it; the annotations are taken"] if labels else []
     else:
-        coco.refuse_labelme([*path.glob("*.json"), *path.glob("images/*.json")])
+        coco.refuse_labelme(sorted(path.glob("images/*.json")))
         raise InputError(
             f"--data {path}: it has to hold images/ and masks/, images/ and annotations/trimaps/, or images/ and COCO "
             "annotations (annotations.json; train.json, valid.json, test.json; or train/_annotations.coco.json)"

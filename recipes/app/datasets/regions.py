@@ -55,7 +55,8 @@ def read(outline: Any, width: int, height: int) -> dict[str, Any]:
     if not outline or not isinstance(outline, list):
         raise ValueError("it has neither a polygon nor a mask")
     for polygon in outline:
-        if not isinstance(polygon, list) or not all(isinstance(value, int | float) for value in polygon):
+        is_list = isinstance(polygon, list) and all(isinstance(value, int | float) for value in polygon)
+        if not is_list or len(polygon) == 2:  # a pair is a point
             wanted = "a polygon has to be a list of numbers, in a list of polygons: [[x1, y1, x2, y2, x3, y3, ...]]"
             raise ValueError(f"{wanted}; the segmentation is {json.dumps(outline)[:40]}...")
         if len(polygon) % 2 or len(polygon) < 6:
