@@ -191,7 +191,8 @@ def read_all(items: Sequence[Item], counts: Counts, white: float | None = None) 
     """Yields each item and its pixels, as photos.read returns them, with a progress bar; counts what is unreadable."""
     bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=None if items else True)  # on a terminal only
     with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
-        for item, pixels in in_order(pool, lambda item: photos.read(item.path, white), items, READ_AHEAD):
+        read = photos.reader(white)
+        for item, pixels in in_order(pool, lambda item: read(item.path), items, READ_AHEAD):
             try:
                 yield item, pixels.result()
             except InputError as error:

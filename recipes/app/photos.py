@@ -1,7 +1,9 @@
 """Photos, read upright as RGB whatever their format."""
 
+import functools
 import pathlib
 import warnings
+from collections.abc import Callable
 
 from app.cli import InputError, one_line
 
@@ -47,6 +49,11 @@ def read(path: pathlib.Path, white: float | None = None) -> np.ndarray:
     except Exception as error:  # each of Pillow's formats fails in its own way
         reason = getattr(error, "strerror", None) or one_line(error)
         raise InputError(f"{path}: damaged, or cannot be read ({reason})") from error
+
+
+def reader(white: float | None) -> Callable[[pathlib.Path], np.ndarray]:
+    """`read` with this `white`."""
+    return functools.partial(read, white=white) if white else read
 
 
 def size(path: pathlib.Path) -> tuple[int, int] | None:
