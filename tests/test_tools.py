@@ -392,6 +392,30 @@ def test_labelmes_own_files_are_named(tmp_path, place, count):
         scan(folder)
 
 
+def test_other_tools_files_beside_each_photo_are_no_coco_files(tmp_path):
+    folder = write(tmp_path / "data")
+    (folder / "annotations.json").unlink()
+    for number in range(3):
+        (folder / f"scene {number}.png.json").write_text('{"objects": [], "size": {}}')
+    with pytest.raises(InputError, match=r"scene 0.png.json: not a COCO file, it has no list of images"):
+        scan(folder)
+
+
+def test_names_of_classes_in_another_file_are_no_secret(tmp_path):
+    folder = make(tmp_path / "data", 3)
+    (folder / "labels.txt").write_text("__ignore__\n_background_\ncat\ndog\n")
+    (warning,) = scan(folder).warnings
+    assert "labels.txt: not read, the names of the classes have to be in classes.txt" in warning
+
+
+def test_a_class_that_only_the_test_split_has(tmp_path):
+    folder = write(tmp_path / "bugs", "a file a split")
+    change(folder / "test.json", lambda content: content["categories"][0].update(name="leaves"))
+    contents = scan(folder)
+    assert contents.class_names == ("background", "leaf", "bug", "leaves")
+    assert "classes without a pixel in the photos to train with: leaves" in contents.warnings
+
+
 @pytest.mark.parametrize("outline", [[1, 1, 9, 9, 5, 30], [[1, 1], [9, 9], [5, 30]], [[[1, 1], [9, 9], [5, 30]]]])
 def test_the_right_form_of_a_polygon_is_shown(tmp_path, outline):
     folder = write(tmp_path / "bugs")

@@ -91,7 +91,7 @@ def _splits(folder: pathlib.Path, paths: list[pathlib.Path]) -> dict[str, pathli
     for path in paths:
         split = names.of_split(path.parent.name if path.name == ROBOFLOW else path.stem)
         if split is None or split in files:
-            refuse_labelme(paths)
+            _read_json(paths[0])  # which says so if they are no COCO files
             all_of_them = listed([str(path.relative_to(folder)) for path in paths])
             advice = "keep one, or name them train.json, valid.json and test.json"
             raise InputError(f"--data {folder}: {all_of_them}: {advice}")
@@ -282,7 +282,8 @@ def _annotation(
         warnings.append(f"{where}: it has no pixel, left out")
         return []
     class_id = class_ids[entry["category_id"]]
-    return [regions.Annotation(class_id, region, class_id == IGNORED or entry.get("iscrowd") in (1, "1"))]
+    is_crowd = class_id == IGNORED or any(entry.get(name) in (1, "1") for name in ("iscrowd", "ignore"))
+    return [regions.Annotation(class_id, region, is_crowd)]
 
 
 def _mostly_crowds(contents: Contents) -> list[str]:

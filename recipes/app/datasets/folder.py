@@ -170,12 +170,25 @@ def scan(
     contents = _interpret(contents, facts, image_size)
     if arrays:
         _to_class_ids(arrays[1], contents.ids)
-    counts = {name: len(part) for name, part in split(contents, seed).items()}
+    _check_splits(path, contents, facts, split(contents, seed))
+    return contents, arrays
+
+
+def _check_splits(
+    path: pathlib.Path, contents: Contents, facts: list["Facts | str"], places: dict[str, list[int]]
+) -> None:
+    """Adds a warning about classes that are not trained, and a problem if a split is empty."""
+    trained = contents.ids[[value for place in places["train"] for value in facts[place].pixels]]
+    counted = enumerate(zip(contents.class_names, contents.pixels, strict=True))
+    untrained = [name for number, (name, count) in counted if count and number not in trained]
+    if places["train"] and untrained:
+        contents.warnings.append(f"classes without a pixel in the {contents.kind} to train with: {listed(untrained)}")
+    counts = {name: len(part) for name, part in places.items()}
     has_validation = counts["validation"] > 0 if "validation" in counts else counts["train"] > 1
     if not (counts["train"] and has_validation and counts["test"]):
-        left = f"{counts['train']} of {len(examples)} {contents.kind} are left to train with, {counts['test']} to test"
-        contents.problems.append(f"{path}: too few {contents.kind}, {left}; train, validation and test need one each")
-    return contents, arrays
+        left = f"{counts['train']} of {sum(map(len, contents.splits.values()))} {contents.kind} are left to train with"
+        advice = "train, validation and test need one each"
+        contents.problems.append(f"{path}: too few {contents.kind}, {left}, {counts['test']} to test; {advice}")
 
 
 def _with_range(contents: Contents) -> Contents:

@@ -22,6 +22,7 @@ from PIL import Image
 
 IGNORED = 255  # the label of pixels that are left out of loss and scores
 MOST_CLASSES = 255
+OTHER_NAMES = ("labels.txt", "class_names.txt", "labelmap.txt")  # of other tools' names of classes
 IGNORE_LINE = re.compile(r"(?:(-?\d+)\W+)?_*ignored?_*\W*(-?\d+)?\W*", re.IGNORECASE)
 
 
@@ -42,6 +43,8 @@ def read(folder: pathlib.Path, masks: pathlib.Path) -> Contents:
     is_oxford = masks.name == "trimaps"
     class_names = class_names or (TRIMAP if is_oxford else None)
     contents = Contents("pairs", masks, files, {}, {}, ignores_255, [], [], class_names)
+    others = [folder / name for name in OTHER_NAMES if not files and (folder / name).exists()]
+    contents.warnings.extend(f"{path}: not read, the names of the classes have to be in classes.txt" for path in others)
     pairs = _pairs(contents, folder / "images", masks)
     contents.splits.update(_splits_of_folders(contents, pairs))
     lists = [path for path in (masks.parent / "trainval.txt", masks.parent / "test.txt") if path.exists()]
