@@ -84,6 +84,12 @@ def test_greys_in_a_palette_have_to_be_those_of_the_other_masks(tmp_path):
     assert contents.problems == [] and "05.png: in grey, as 1 of 20 masks" in contents.warnings[0]
 
 
+def test_a_background_that_is_not_the_first_color(tmp_path):
+    """A palette sorted by frequency or hue, the same in all masks."""
+    contents = scan(indexed(tmp_path / "data", lambda number: [1, 2, 0]))
+    assert contents.problems == [] and "the value 2 is black; 0, of the colour (128, 0, 0)" in contents.warnings[0]
+
+
 def test_white_of_one_bit_is_white(tmp_path):
     """An optimiser makes masks of 0 and 255 such; others beside them have greater values."""
     folder = make(tmp_path / "data", 2, values=(0, 255))
@@ -132,6 +138,8 @@ def test_names_without_the_background_are_doubted(tmp_path):
     assert any("is taken as cat, the first name; if it is the background, write" in warning for warning in warnings)
     (folder / "classes.txt").write_text("Unlabeled\ncat\ndog\n")
     assert scan(folder).warnings == []
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    assert 'if 0 is the background, write "background" above' in scan(folder).problems[0]
     (folder / "classes.txt").write_text("Cat\ncat\nvoid\n")
     assert "differ in case only: Cat, cat" in scan(folder).warnings[0]
 

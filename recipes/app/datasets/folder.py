@@ -274,6 +274,8 @@ def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | N
         strange = [value for value in fact.pixels if value not in allowed]
         if strange:
             hint = '; if 255 is to be ignored, give a classes.txt with the line "255 ignore"' if 255 in strange else ""
+            if strange == [len(class_names)] and contents.files:
+                hint = '; if 0 is the background, write "background" above the names in classes.txt'
             problems.append(f"{example.where}: values outside the {len(class_names)} classes: {listed(strange)}{hint}")
             left_out.append(place)
             continue

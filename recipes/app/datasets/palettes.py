@@ -60,13 +60,19 @@ def problems(palettes: Sequence[Palette]) -> list[str]:
 
 
 def remarks(palettes: Sequence[Palette]) -> list[str]:
-    """A line if some masks are in colour and others in grey; their values are all taken as class ids."""
+    """Lines if some masks are in colour and others in grey, and if black is not 0; values are taken as class ids."""
+    lines = []
     grey = [one.where for one in palettes if not one.colors]
-    if not grey or not any(map(_has_colors, palettes)):
-        return []
-    return [
-        f"{grey[0]}: in grey, as {len(grey)} of {len(palettes)} masks, the others have palettes; all values are ids"
-    ]
+    if grey and any(map(_has_colors, palettes)):
+        others = f"{len(grey)} of {len(palettes)} masks, the others have palettes"
+        lines.append(f"{grey[0]}: in grey, as {others}; all values are taken as class ids")
+    colors = {value: (one.color(value), one.where) for one in palettes if one.colors for value in one.values}
+    black = [(value, where) for value, (color, where) in colors.items() if color == (0, 0, 0) and value]
+    if black and 0 in colors and colors[0][0] != (0, 0, 0):
+        value, where = black[0]
+        taken = f"0, of the colour {colors[0][0]}, is taken as the first class"
+        lines.append(f"{where}: the value {value} is black; {taken}")
+    return lines
 
 
 def _has_colors(palette: Palette) -> bool:
