@@ -4,7 +4,6 @@ The layouts are described in masks.py and coco.py.
 """
 
 import hashlib
-import math
 import pathlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -192,7 +191,7 @@ def _check_splits(
 
 
 def _with_range(contents: Contents) -> Contents:
-    """The contents with one scale for all pictures of more than 8 bits: the bits that their values really use."""
+    """The contents with one scale for all pictures of more than 8 bits: the range that their values really use."""
     paths = [example.image for example in contents.examples if example.image.suffix.lower() not in JPEG]
     largest = {path: value for path in paths if (value := photos.largest_value(path))}
     dark = {path: value for path, (value, has_colors) in largest.items() if has_colors}
@@ -206,10 +205,10 @@ def _with_range(contents: Contents) -> Contents:
         return contents
     brightest = max(grey, key=grey.get)
     value = grey[brightest]
-    white = next((limit for limit in (1, 255) if value <= limit), 2 ** math.ceil(math.log2(value + 1)) - 1)
+    white = next((limit for limit in (1, 255) if value <= limit), 65535 if 2**15 <= value <= 65535 else value)
     if white not in (1, 65535):
         used = f"{len(grey)} pictures of more than 8 bits have values up to {value:g} ({brightest})"
-        contents.warnings.append(f"{used}: all are scaled by {white}, and so are those that this model predicts")
+        contents.warnings.append(f"{used}: {white:g} is white in all, also for --predict; mask_rcnn_hub.py takes 65535")
     return contents.with_white(white)
 
 

@@ -30,7 +30,8 @@ def load(
       seed: fixes the validation images (a tenth, unless a folder names them).
       limit: at most this many images of each split.
       data_dir: where tensorflow-datasets keeps its data; None for its default.
-      image_size: side in pixels: synthetic images are drawn, and a folder's photos kept in memory, at this size.
+      image_size: side in pixels: synthetic images are drawn, and a folder's photos kept in memory and its labels
+        checked, at this size.
       findings: those of an interrupted run on the same folder, which is not checked again.
       for_instances: whether a detector is to be trained, which needs instances.
     Raises:
