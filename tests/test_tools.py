@@ -323,6 +323,11 @@ def contradict(one):
     size = [HEIGHT, WIDTH]
     return {
         "by rows": {"segmentation": {"size": size, "counts": row_by_row(mask)}, "bbox": [20, 10, 12, 8], "area": 96},
+        "by rows, without a box": {
+            "segmentation": {"size": size, "counts": row_by_row(mask)},
+            "area": 96,
+            "bbox": None,
+        },
         "inverted": {"segmentation": {"size": size, "counts": [0, *row_by_row(mask.T)]}, "bbox": [], "area": 96},
         "moved": {"segmentation": [[1, 1, 9, 1, 9, 9]], "bbox": [21, 15, 8, 8]},
         "fractions": {"segmentation": [[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]], "bbox": [6, 4, 45, 32]},
@@ -334,6 +339,7 @@ def contradict(one):
     [
         ("by rows", "its bbox is [20, 10, 12, 8], but that of its mask"),
         ("by rows", "its runs go along the rows"),
+        ("by rows, without a box", "its mask is in shreds; its runs go along the rows"),
         ("inverted", "its area is 96, but its mask has 2144 pixels"),
         ("moved", 'correct the wrong one, or remove "bbox"'),
         ("fractions", "its bbox is [6, 4, 45, 32]"),

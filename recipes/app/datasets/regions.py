@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_masks
 
 TOLERANCE = 1.0  # pixels by which a polygon may leave its photo
+ROWS = "its runs go along the rows, COCO's go down the columns, as pycocotools writes them"
 
 
 class Annotation(NamedTuple):
@@ -71,31 +72,40 @@ def read(outline: Any, width: int, height: int) -> dict[str, Any]:
 def contradiction(entry: dict[str, Any], region: dict[str, Any]) -> str:
     """How the "bbox" of an annotation, or the "area" of its run lengths, contradicts its mask; "" if they agree.
 
-    Boxes may be drawn by hand, or rounded, and areas be those of the boxes.
+    Boxes may be drawn by hand, or rounded, and areas be those of the boxes. Without a box, run lengths may show by
+    themselves that they go along the rows.
     """
     height, width = region["size"]
-    box = entry.get("bbox")
+    box, area, attributes = (entry.get(name) for name in ("bbox", "area", "attributes"))
     has_box = _is_box(box) and min(box[2:]) > 0
-    attributes = entry.get("attributes")
     is_rotated = isinstance(attributes, dict) and attributes.get("rotation")  # CVAT's boxes are those before
+    found = coco_masks.toBbox(region).tolist()
+    runs = _runs(entry["segmentation"]) if isinstance(entry["segmentation"], dict) else None
+    if has_box and not is_outside(box, width, height) and not is_rotated and not _agree(box, found):
+        advice = 'correct the wrong one, or remove "bbox"'
+        if runs and _agree(box, coco_masks.toBbox(_by_rows(runs, width, height)).tolist()):
+            advice = ROWS
+        return f"its bbox is {box}, but that of its mask {found}; {advice}"
+    if runs and not has_box and _edge(region) > 3 * _edge(_by_rows(runs, width, height)):
+        return f"its mask is in shreds; {ROWS}"
     pixels = int(coco_masks.area(region))
-    if has_box and not is_outside(box, width, height) and not is_rotated:
-        found = coco_masks.toBbox(region).tolist()
-        if not _agree(box, found):
-            advice = 'correct the wrong one, or remove "bbox"'
-            outline = entry["segmentation"]
-            if isinstance(outline, dict):
-                turned = coco_masks.frPyObjects({"counts": _runs(outline), "size": [width, height]}, width, height)
-                x, y, w, h = coco_masks.toBbox(turned).tolist()
-                if _agree(box, [y, x, h, w]):
-                    advice = "its runs go along the rows, COCO's go down the columns; pycocotools writes them so"
-            return f"its bbox is {box}, but that of its mask {found}; {advice}"
-    area = entry.get("area")
-    if isinstance(entry["segmentation"], dict) and isinstance(area, int | float) and area > 0:
+    if runs and isinstance(area, int | float) and area > 0:
         of_box = box[2] * box[3] if has_box else 0
         if not any(one <= 2 * other + 16 and other <= 2 * one + 16 for one, other in ((area, pixels), (area, of_box))):
             return f'its area is {area:g}, but its mask has {pixels} pixels; correct the wrong one, or remove "area"'
     return ""
+
+
+def _by_rows(runs: list[int], width: int, height: int) -> dict[str, Any]:
+    """The region of run lengths if they go along the rows of an image."""
+    turned = coco_masks.frPyObjects({"counts": runs, "size": [width, height]}, width, height)
+    return coco_masks.encode(np.asfortranarray(coco_masks.decode(turned).T))
+
+
+def _edge(region: dict[str, Any]) -> int:
+    """The length of the outlines in a region, in pixels."""
+    mask = coco_masks.decode(region)
+    return np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1])
 
 
 def _is_box(box: Any) -> bool:
