@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+from app import models
 from app.detect import label_map
 
 import mask_rcnn_hub
@@ -40,6 +41,7 @@ def test_train_and_use(command_line, tmp_path):
     model = output / "model"
     labels = model / "label_map.pbtxt"
     assert label_map.read(labels) == {3: "leaf", 90: "bug"}
+    assert models.origin(model)["data"] == str(folder)
 
     flags = ("--model", model, "--min-score", 0, "--output", tmp_path / "found")
     status, out, err = command_line(mask_rcnn_hub, folder / "images" / "scene 19.png", *flags)

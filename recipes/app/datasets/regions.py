@@ -87,7 +87,7 @@ def contradiction(entry: dict[str, Any], region: dict[str, Any]) -> str:
             advice = ROWS
         return f"its bbox is {box}, but that of its mask {found}; {advice}"
     if runs and not has_box and _edge(region) > 3 * _edge(_by_rows(runs, width, height)):
-        return f"its mask is in shreds; {ROWS}"
+        return f"its mask is in shreds; {ROWS}; if they do, add its bbox"
     pixels = int(coco_masks.area(region))
     if runs and isinstance(area, int | float) and area > 0:
         of_box = box[2] * box[3] if has_box else 0
