@@ -104,7 +104,7 @@ def main() -> int:
     results = []
     table = [("photo", "size", "found", "seconds")]
     try:
-        for item, photo in photos.read_all(items, counts):
+        for item, photo, _ in photos.read_all(items, counts):
             began = time.perf_counter()
             height, width = photo.shape[:2]
             try:
