@@ -156,7 +156,7 @@ def _has_white_zeros(directory: Directory) -> bool:
 
 def _rebuilt(reader: Reader, first: Directory, full: Directory) -> bytes:
     """The file with a new directory, the first and only one: what decodes the full picture, upright and in colour."""
-    number, size, head = ("Q", 20, 12) if reader.is_big else ("H", 12, 8)
+    number, size = ("Q", 20) if reader.is_big else ("H", 12)
     entries = {tag: place for tag, place in full.entries.items() if tag in DECODING}
     for tag in (ORIENTATION, PROFILE):
         place = full.entries.get(tag, first.entries.get(tag))
@@ -167,8 +167,8 @@ def _rebuilt(reader: Reader, first: Directory, full: Directory) -> bytes:
     struct.pack_into(reader.order + reader.offset, rebuilt, reader.head, len(rebuilt))
     rebuilt += struct.pack(reader.order + number, len(entries))
     for tag in sorted(entries):
-        entry = bytearray(reader.data[entries[tag] : entries[tag] + size])
-        if tag == PHOTOMETRIC and _has_white_zeros(full):
-            struct.pack_into(reader.order + "H", entry, head, 1)  # Pillow lacks some kinds of these
+        entry = reader.data[entries[tag] : entries[tag] + size]
+        if tag == PHOTOMETRIC and _has_white_zeros(full):  # Pillow lacks some kinds of these: zero becomes black
+            entry = struct.pack(f"{reader.order}HH{reader.offset}H", tag, 3, 1, 1).ljust(size, b"\0")
         rebuilt += entry
     return bytes(rebuilt + struct.pack(reader.order + reader.offset, 0))

@@ -68,8 +68,8 @@ def _enlarged(values: np.ndarray, photo: np.ndarray) -> np.ndarray:
 def cut_out(photo: np.ndarray, foreground: np.ndarray, transparent: np.ndarray | None = None) -> np.ndarray:
     """A photo, uint8 [H, W, 3], on transparency: RGBA, uint8 [H, W, 4]; transparent pixels are black.
 
-    `foreground` is the probability that `enlarge` returns, `transparent` a photo's own colours and alpha, RGBA, if parts
-    of it are transparent: they stay so.
+    `foreground` is the probability that `enlarge` returns. `transparent` has the photo's own colours and alpha, RGBA,
+    if parts of it are transparent; they stay so.
     """
     opacity = _enlarged(alpha(foreground), photo)
     visible = colors(photo if transparent is None else _filled(transparent), opacity)
