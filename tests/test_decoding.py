@@ -45,7 +45,7 @@ def in_space(name, values=PICTURE):
 
 def profile(name):
     primaries, gamma = SPACES[name]
-    curve = colors._curve(13) if gamma is None else np.linspace(0, 1, 256) ** gamma
+    curve = colors.transfer_curve(13) if gamma is None else np.linspace(0, 1, 256) ** gamma
     return colors.make_profile(primaries, curve)
 
 

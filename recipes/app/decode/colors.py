@@ -5,6 +5,7 @@ All but the first are turned into a profile too, so that one way leads to sRGB.
 """
 
 import io
+import pathlib
 import struct
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageCms
 
 SRGB = ImageCms.createProfile("sRGB")
 MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # Pillow's, by ICC's name of a colour space
+HEAD = 65536  # bytes of a file, before its pixels
 SAME = 2  # of 255: a profile that changes no colour by more is one of sRGB
 
 # CIE xy of red, green, blue and white.
@@ -63,17 +65,14 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return None
 
 
-def profile_of(image: Image.Image, head: bytes) -> bytes | None:
-    """The ICC profile of an opened picture, or one made of what else it says; None if that is sRGB, or nothing.
-
-    `head` has the first bytes of its file, where AVIF and PNG keep code points that Pillow does not read.
-    """
+def profile_of(image: Image.Image, path: pathlib.Path) -> bytes | None:
+    """The ICC profile of a picture opened from a file, or one made of what else that says; None if sRGB, or nothing."""
     icc = image.info.get("icc_profile")
     if icc:
         return icc if isinstance(icc, bytes) else None
-    primaries, transfer = _code_points(image, head)
+    primaries, transfer = _code_points(image, path)
     if primaries in PRIMARIES or transfer in (4, 5, 8, 16, 18):
-        return make_profile(PRIMARIES.get(primaries, SRGB_PRIMARIES), _curve(transfer))
+        return make_profile(PRIMARIES.get(primaries, SRGB_PRIMARIES), transfer_curve(transfer))
     if image.format == "PNG" and "srgb" not in image.info:
         return _png_profile(image.info.get("gamma"), image.info.get("chromaticity"))
     if _is_adobe_rgb(image):
@@ -81,11 +80,15 @@ def profile_of(image: Image.Image, head: bytes) -> bytes | None:
     return None
 
 
-def _code_points(image: Image.Image, head: bytes) -> tuple[int, int]:
+def _code_points(image: Image.Image, path: pathlib.Path) -> tuple[int, int]:
     """Of the primaries and of the transfer function; (2, 2), unspecified, if there are none."""
     if image.format == "HEIF":
         codes = image.info.get("nclx_profile") or {}
         return int(codes.get("color_primaries", 2)), int(codes.get("transfer_characteristics", 2))
+    if image.format not in ("AVIF", "PNG"):
+        return 2, 2
+    with path.open("rb") as file:
+        head = file.read(HEAD)  # Pillow does not read them
     if image.format == "AVIF" and b"colrnclx" in head:
         return struct.unpack(">HH", head.split(b"colrnclx", 1)[1][:4].ljust(4, b"\0"))
     if image.format == "PNG" and b"\0\0\0\x04cICP" in head.split(b"IDAT", 1)[0]:
@@ -93,7 +96,7 @@ def _code_points(image: Image.Image, head: bytes) -> tuple[int, int]:
     return 2, 2
 
 
-def _curve(transfer: int) -> np.ndarray:
+def transfer_curve(transfer: int) -> np.ndarray:
     """The light, 0..1, of the values 0..255 of a transfer function, given by its code point; sRGB's for unknown ones.
 
     High dynamic range is cut off above white (ITU-R BT.2100: 16 is PQ, 18 HLG on a display of 1000 cd/m2).
@@ -119,7 +122,7 @@ def _png_profile(gamma: float | None, chromaticity: Sequence[float] | None) -> b
     has_srgb_curve = not gamma or abs(gamma - 1 / 2.2) < 0.01
     if has_srgb_curve and np.allclose(primaries, SRGB_PRIMARIES, atol=0.005):
         return None
-    return make_profile(primaries, _curve(1) if has_srgb_curve else np.linspace(0, 1, 256) ** (1 / gamma))
+    return make_profile(primaries, transfer_curve(1) if has_srgb_curve else np.linspace(0, 1, 256) ** (1 / gamma))
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:

@@ -11,7 +11,7 @@ from app.decode import colors, tiff
 
 import numpy as np
 import pillow_heif
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 ORIENTATION = 0x0112  # EXIF
 TURNS = {
@@ -24,9 +24,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 PLAIN = (255, 255, 255)  # behind what is transparent: of the colours tried on 40 photos it disturbs the answer least
-HEAD = 65536  # bytes
+START = 64  # bytes, by which kinds of files are told apart
 SCALES = {"L;2": 85, "L;4": 17}  # of the grey values of a PNG of 2 and of 4 bits
 
+PngImagePlugin.MAX_TEXT_CHUNK = 64 << 20  # bytes: by default Pillow refuses PNGs with a profile or text over 1 MB
 pillow_heif.register_heif_opener()  # what iPhones take
 
 
@@ -64,8 +65,8 @@ def _with_repair(function: Callable, path: pathlib.Path) -> Any:
 
 
 def _decode(path: pathlib.Path, repair: bool) -> Picture:
-    with _opened(path, repair) as (image, head):
-        profile = colors.profile_of(image, head)
+    with _opened(path, repair) as image:
+        profile = colors.profile_of(image, path)
         _scale_key(image)
         image.load()
         turn = TURNS.get(_orientation(image))
@@ -80,34 +81,36 @@ def _decode(path: pathlib.Path, repair: bool) -> Picture:
 
 
 def _size(path: pathlib.Path, repair: bool) -> tuple[int, int]:
-    with _opened(path, repair) as (image, _):
+    with _opened(path, repair) as image:
         width, height = image.size
         is_swapped = image.format == "TIFF" and ORIENTATION in image.tag_v2  # by Pillow
         return (height, width) if _orientation(image) in (5, 6, 7, 8) and not is_swapped else (width, height)
 
 
 def _is_turned(path: pathlib.Path, repair: bool) -> bool:
-    with _opened(path, repair) as (image, _):
+    with _opened(path, repair) as image:
         return _orientation(image) != 1
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path, repair: bool) -> Iterator[tuple[Image.Image, bytes]]:
-    """An opened picture and the first bytes of its file; `repair` leaves out EXIF data that Pillow may stumble at."""
+def _opened(path: pathlib.Path, repair: bool) -> Iterator[Image.Image]:
+    """Opens a picture; `repair` leaves out EXIF data that Pillow may stumble at."""
     with path.open("rb") as file:
-        head = file.read(HEAD)
-    if tiff.is_raw(path):
+        start = file.read(START)
+    if tiff.is_raw(path, start):
         raise InputError(f"{path}: a raw file of a camera; export it as JPEG")
-    if head.startswith(tiff.TIFF_STARTS):
+    if start.startswith(tiff.TIFF_STARTS):
         image = tiff.open_full(path, rebuild=repair)
     elif not repair:
         image = Image.open(path)
-    elif head[4:8] == b"ftyp" and b"avif" in head[8:64]:
+    elif start[4:8] == b"ftyp" and b"avif" in start:
         image = Image.open(io.BytesIO(path.read_bytes().replace(b"Exif", b"none", 1)))  # the type of a part
     else:
         raise ValueError(f"{path}: nothing to leave out")
+    if image.format == "PCD":
+        raise InputError(f"{path}: a Photo CD, of which only a preview can be read; convert it to JPEG")
     with image:
-        yield image, head
+        yield image
 
 
 def _orientation(image: Image.Image) -> int:

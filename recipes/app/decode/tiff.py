@@ -21,7 +21,7 @@ RAW_STARTS += (b"II\x1a\0\0\0HEAPCCDR",)
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 KIND, OLD_KIND, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262  # tags
-ORIENTATION, SUB_DIRECTORIES, COLOR_FILTERS, PROFILE, DNG_VERSION = 274, 330, 33422, 34675, 50706
+ORIENTATION, SUB_DIRECTORIES, PROFILE, DNG_VERSION = 274, 330, 34675, 50706
 RAW_PHOTOMETRICS = {32803, 34892}  # behind a colour filter array; linear
 RAW_COMPRESSIONS = {32767, 32769, 32770, 34713, 65000, 65535}  # Sony, Epson, Samsung, Nikon, Kodak, Pentax
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types
@@ -50,8 +50,7 @@ class Directory(NamedTuple):
 
     @property
     def is_raw(self) -> bool:
-        is_raw = self.first(PHOTOMETRIC) in RAW_PHOTOMETRICS or self.first(COMPRESSION) in RAW_COMPRESSIONS
-        return is_raw or COLOR_FILTERS in self.entries
+        return self.first(PHOTOMETRIC) in RAW_PHOTOMETRICS or self.first(COMPRESSION) in RAW_COMPRESSIONS
 
     def first(self, tag: int) -> int:
         return self.values.get(tag, (0,))[0]
@@ -103,20 +102,18 @@ class Reader:
         return struct.unpack_from(self.order + code, self.data, place)
 
 
-def is_raw(path: pathlib.Path) -> bool:
-    """Whether a file is a raw file of a camera: by its content, whatever its ending."""
-    with path.open("rb") as file:
-        start = file.read(16)
-        if start.startswith(RAW_STARTS) or start[4:12] == b"ftypcrx ":
-            return True
-        if not start.startswith(TIFF_STARTS):
-            return False
-        if start[8:10] == b"CR" or start[8:12] in (b"IIII", b"MMMM"):  # Canon, Phase One
-            return True
-        if path.suffix.lower() in RAW_ENDINGS - {".dng"}:
-            return True
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            directories = list(Reader(data).directories())
+def is_raw(path: pathlib.Path, start: bytes) -> bool:
+    """Whether a file, which starts with these bytes, is a raw file of a camera: by its content, whatever its ending."""
+    if start.startswith(RAW_STARTS) or start[4:12] == b"ftypcrx ":
+        return True
+    if not start.startswith(TIFF_STARTS):
+        return False
+    if start[8:11] == b"CR\2" or start[8:12] + start[13:16] == b"IIIIwaR" or start[8:15] == b"MMMMRaw":
+        return True  # of Canon, of Phase One
+    if path.suffix.lower() in RAW_ENDINGS - {".dng"}:
+        return True
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        directories = list(Reader(data).directories())
     is_dng = any(DNG_VERSION in directory.entries for directory in directories)
     return any(one.is_raw for one in directories) or (is_dng and all(one.is_reduced for one in directories))
 
