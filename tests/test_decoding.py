@@ -372,7 +372,7 @@ def test_a_cutout_keeps_what_was_transparent():
     for hidden in ((0, 255, 0), (255, 0, 255)):
         own[:30, :40, :3] = hidden
         seen = own[..., :3].copy()
-        seen[own[..., 3] == 0], seen[40:, 60:] = picture.PLAIN, (228, 188, 158)
+        seen[own[..., 3] == 0], seen[40:, 60:] = picture.PLAIN, (162, 118, 82)
         results.append(cutout.cut_out(seen, opacity, own))
     np.testing.assert_array_equal(*results)
     alpha = cutout.alpha(opacity)

@@ -23,7 +23,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-PLAIN = (255, 255, 255)  # behind what is transparent: of the colours tried on 40 photos it disturbs the answer least
+PLAIN = (124, 116, 104)  # behind what is transparent: ImageNet's mean, to a network as inconspicuous as can be
 START = 64  # bytes, by which kinds of files are told apart
 SCALES = {"L;2": 85, "L;4": 17}  # of the grey values of a PNG of 2 and of 4 bits
 
