@@ -97,20 +97,21 @@ def _opened(path: pathlib.Path, repair: bool) -> Iterator[Image.Image]:
     """Opens a picture; `repair` leaves out EXIF data that Pillow may stumble at."""
     with path.open("rb") as file:
         start = file.read(START)
-    if tiff.is_raw(path, start):
-        raise InputError(f"{path}: a raw file of a camera; export it as JPEG")
-    if start.startswith(tiff.TIFF_STARTS):
-        image = tiff.open_full(path, rebuild=repair)
-    elif not repair:
-        image = Image.open(path)
-    elif start[4:8] == b"ftyp" and b"avif" in start:
-        image = Image.open(io.BytesIO(path.read_bytes().replace(b"Exif", b"none", 1)))  # the type of a part
-    else:
-        raise ValueError(f"{path}: nothing to leave out")
-    if image.format == "PCD":
-        raise InputError(f"{path}: a Photo CD, of which only a preview can be read; convert it to JPEG")
-    with image:
-        yield image
+        if tiff.is_raw(path, start):
+            raise InputError(f"{path}: a raw file of a camera; export it as JPEG")
+        if start.startswith(tiff.TIFF_STARTS):
+            image = tiff.open_full(path, rebuild=repair)
+        elif not repair:
+            file.seek(0)
+            image = Image.open(file)
+        elif start[4:8] == b"ftyp" and b"avif" in start:
+            image = Image.open(io.BytesIO(path.read_bytes().replace(b"Exif", b"none", 1)))  # the type of a part
+        else:
+            raise ValueError(f"{path}: nothing to leave out")
+        if image.format == "PCD":
+            raise InputError(f"{path}: a Photo CD, of which only a preview can be read; convert it to JPEG")
+        with image:
+            yield image
 
 
 def _orientation(image: Image.Image) -> int:
