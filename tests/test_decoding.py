@@ -461,7 +461,9 @@ def test_raw_files_are_never_read_by_their_preview(tmp_path, name):
     path.write_bytes(RAW[name])
     with pytest.raises(InputError, match=f"{name}: a raw file of a camera; export it as JPEG"):
         photos.read(path)
-    assert photos.size(path) is None and (photos.find(tmp_path) == [path])
+    assert photos.size(path) is None and photos.find(tmp_path) == [path]
+    unnamed = path.rename(tmp_path / "unnamed")  # by its content a photo, not a video
+    assert photos.find(tmp_path) == [unnamed] and not photos.is_video(unnamed)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -470,7 +472,7 @@ def test_raw_files_are_never_read_by_their_preview(tmp_path, name):
     [
         [page(LARGE), page(SMALL)],
         [THUMBNAIL, page(LARGE)],
-        [page(SMALL, t255=2), THUMBNAIL, page(LARGE)],
+        [page(SMALL, t255=2), THUMBNAIL, page((80, 90), t254=4), page(LARGE)],  # one is a mask
         [{**THUMBNAIL, 330: [page(LARGE)]}],
         [{**page(SMALL), 330: [page(LARGE)]}],
         [{**page(LARGE), 330: [page(SMALL, t254=1)]}],

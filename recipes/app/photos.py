@@ -120,7 +120,7 @@ def is_video(path: pathlib.Path) -> bool:
 def _is_picture(path: pathlib.Path) -> bool:
     if path.suffix.lower() in PICTURES:
         return not path.is_dir()
-    return path.is_file() and size(path) is not None
+    return path.is_file() and (size(path) is not None or picture.is_raw(path))
 
 
 def read(path: pathlib.Path) -> np.ndarray:

@@ -53,6 +53,13 @@ def is_turned(path: pathlib.Path) -> bool:
     return _with_repair(_is_turned, path)
 
 
+def is_raw(path: pathlib.Path) -> bool:
+    """Whether a file is a raw file of a camera; not if it cannot be read."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return tiff.is_raw(path, file.read(START))
+    return False
+
+
 def _with_repair(function: Callable, path: pathlib.Path) -> Any:
     """Calls it with a path and False; if it fails again with True, as metadata may be all that cannot be read."""
     try:

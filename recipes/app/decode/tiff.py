@@ -45,8 +45,8 @@ class Directory(NamedTuple):
 
     @property
     def is_reduced(self) -> bool:
-        """Whether it is a smaller copy of another picture in the file."""
-        return bool(self.first(KIND) & 1) or self.first(OLD_KIND) == 2
+        """Whether it is a smaller copy, or a mask, of another picture in the file."""
+        return bool(self.first(KIND) & 0b101) or self.first(OLD_KIND) == 2
 
     @property
     def is_raw(self) -> bool:
@@ -67,9 +67,9 @@ class Reader:
 
     def directories(self) -> Iterator[Directory]:
         """The directories in their order, each followed by its sub-directories; stops where the file is damaged."""
-        waiting = list(self._unpack(self.offset, self.head))
         seen = set()
         with contextlib.suppress(struct.error, IndexError, OverflowError):
+            waiting = list(self._unpack(self.offset, self.head))
             while waiting and len(seen) < MOST_DIRECTORIES:
                 place = waiting.pop(0)
                 if place in seen or not place:
