@@ -88,8 +88,8 @@ def write_photos(
         seconds += time.perf_counter() - began
         return {"size": photo.shape[1::-1], "fractions": cutout.fractions(label, len(class_names)), "seconds": seconds}
 
-    photos_read = (((item, transparent), photo) for item, photo, transparent in photos.read_all(items, counts))
-    segmented = network.segment_all(trained, photos_read)
+    pictures = (((item, transparent), photo) for item, photo, transparent in photos.read_all(items, counts))
+    segmented = network.segment_all(trained, pictures)
     writers = min(os.cpu_count(), 4)  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
     with ThreadPoolExecutor(writers) as pool:
         for ((item, _), *_), result in photos.in_order(pool, write, segmented, writers):
