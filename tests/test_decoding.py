@@ -74,6 +74,19 @@ def test_photos_with_a_profile_come_out_in_srgb(tmp_path, ending, space):
     assert error(tmp_path / f"a{ending}") < 3 < np.abs(in_space(space).astype(int) - PICTURE).mean()
 
 
+def test_a_profile_in_a_jpeg_2000(tmp_path):
+    Image.fromarray(in_space("Adobe RGB")).save(tmp_path / "a.jp2")
+    icc = profile("Adobe RGB")
+    own = struct.pack(">I4s3B", 15, b"colr", 1, 0, 0) + struct.pack(">I", 16)
+    head, rest = (tmp_path / "a.jp2").read_bytes().split(own)
+    head = bytearray(head)
+    (length,) = struct.unpack_from(">I", head, head.find(b"jp2h") - 4)
+    struct.pack_into(">I", head, head.find(b"jp2h") - 4, length + len(icc) - 4)
+    colr = struct.pack(">I4s3B", 11 + len(icc), b"colr", 2, 0, 0) + icc
+    (tmp_path / "a.jp2").write_bytes(bytes(head) + colr + rest)
+    assert error(tmp_path / "a.jp2") < 3
+
+
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
 def test_profiles_of_any_mode(tmp_path, space, mode):
