@@ -105,7 +105,7 @@ def main() -> int:
     results = []
     table = [("photo", "size", "found", "seconds")]
     try:
-        for item, photo in inputs.read_all(items, counts):
+        for item, photo, _ in inputs.read_all(items, counts):
             began = time.perf_counter()
             height, width = photo.shape[:2]
             try:

@@ -137,7 +137,7 @@ def test_reading_continues_after_a_bad_photo(tmp_path, capfd):
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     counts = inputs.Counts()
     items = inputs.find_all([tmp_path, tmp_path / "nowhere", good[0]], tmp_path / "output", counts)
-    read = [item for item, _ in inputs.read_all(items, counts)]
+    read = [item for item, *_ in inputs.read_all(items, counts)]
     assert [item.path for item in read] == good
     assert len(os.fsencode(f".123456-{read[-1].name}_instances.png")) < 255
     counts.done = len(good)

@@ -340,15 +340,15 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path, monkeypatch, c
     """At most two batches and the read-ahead are in memory at once, and the photos come in their order."""
     for number in range(60):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02}.png")
-    alive, read = set(), photos.read
+    alive, read = set(), photos.read_with_alpha
 
     def watched(path):
-        pixels = read(path)
-        alive.add(id(pixels))
-        weakref.finalize(pixels, alive.discard, id(pixels))
-        return pixels
+        photo = read(path)
+        alive.add(id(photo.pixels))
+        weakref.finalize(photo.pixels, alive.discard, id(photo.pixels))
+        return photo
 
-    monkeypatch.setattr(photos, "read", watched)
+    monkeypatch.setattr(photos, "read_with_alpha", watched)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     counts = inputs.Counts()
     items = inputs.find_all([tmp_path], tmp_path / "output", counts)
@@ -360,6 +360,28 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path, monkeypatch, c
         np.testing.assert_allclose(result["fractions"], 0.5)
     assert names == [item.name for item in items]
     assert most <= 2 * network.BATCH_SIZE + inputs.READ_AHEAD + 1
+
+
+def test_hidden_colours_are_seen_nowhere(tmp_path):
+    """What is transparent stays so, in whatever colours; what shows through in part keeps its own colour."""
+    photo = np.full((40, 60, 4), (200, 120, 60, 255), np.uint8)
+    photo[:20, :15, 3], photo[20:, :10, 3] = 0, 128
+    results = []
+    for name, hidden in (("green", (0, 255, 0)), ("black", (0, 0, 0))):
+        photo[:20, :15, :3] = hidden
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.fromarray(photo).save(folder / "a.png")
+        counts = inputs.Counts()
+        items = inputs.find_all([folder], folder / "output", counts)
+        assert len(list(predict.write_photos(Halves(), items, folder / "output", counts))) == 1
+        results.append({kind: (folder / "output" / f"a_{kind}.png") for kind in ("mask", "overlay", "cutout")})
+    for kind, path in results[0].items():
+        assert path.read_bytes() == results[1][kind].read_bytes(), kind
+    pixels = np.asarray(Image.open(results[0]["cutout"])).astype(int)
+    assert not pixels[:20, :15].any()
+    assert np.abs(pixels[24:, :8] - (200, 120, 60, 128)).max() <= 2
+    assert np.abs(pixels[2:, 17:20] - (200, 120, 60, 255)).max() <= 2
 
 
 def test_a_fault_in_writing_is_raised(tmp_path, monkeypatch):

@@ -112,7 +112,9 @@ def find(argument: pathlib.Path, counts: Counts, with_videos: bool, searched: se
             waiting += sorted(path for path in below if path.is_symlink())
             folders[:] = [path.name for path in below]
             visible = [pathlib.Path(place, name) for name in names if not name.startswith(".")]
-            paths += [path for path in visible if _is_picture(path) or (with_videos and path.suffix.lower() in VIDEOS)]
+            paths += [
+                path for path in visible if photos.is_picture(path) or (with_videos and path.suffix.lower() in VIDEOS)
+            ]
     if not paths:
         raise InputError(f"{argument}: no picture in this folder or its subfolders")
     return sorted(paths)
@@ -122,13 +124,7 @@ def is_video(path: pathlib.Path) -> bool:
     """Whether a file is a video, by its ending, or because it is no picture and FFmpeg opens it."""
     if path.suffix.lower() in VIDEOS:
         return True
-    return path.is_file() and not _is_picture(path) and cv2.VideoCapture(str(path)).isOpened()
-
-
-def _is_picture(path: pathlib.Path) -> bool:
-    if path.suffix.lower() in photos.PICTURES:
-        return not path.is_dir()
-    return path.is_file() and photos.size(path) is not None
+    return path.is_file() and not photos.is_picture(path) and cv2.VideoCapture(str(path)).isOpened()
 
 
 def absolute(path: pathlib.Path) -> str:
@@ -187,13 +183,13 @@ def _comparable(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def read_all(items: Sequence[Item], counts: Counts) -> Iterator[tuple[Item, np.ndarray]]:
-    """Yields each item and its pixels, as photos.read returns them, with a progress bar; counts what is unreadable."""
+def read_all(items: Sequence[Item], counts: Counts) -> Iterator[tuple[Item, np.ndarray, np.ndarray | None]]:
+    """Yields each item and what photos.read_with_alpha returns, with a progress bar; counts what cannot be read."""
     bar = tqdm(total=len(items), unit="photo", file=sys.stdout, disable=None if items else True)  # on a terminal only
     with bar, ThreadPoolExecutor(READ_AHEAD) as pool:
-        for item, pixels in in_order(pool, lambda item: photos.read(item.path), items, READ_AHEAD):
+        for item, photo in in_order(pool, lambda item: photos.read_with_alpha(item.path), items, READ_AHEAD):
             try:
-                yield item, pixels.result()
+                yield item, *photo.result()
             except InputError as error:
                 counts.fail(str(error))
             bar.update()

@@ -1,42 +1,44 @@
-"""Photos, read upright as RGB whatever their format."""
+"""Photos, read upright in sRGB whatever their format."""
 
 import pathlib
 import warnings
 
 from app.cli import InputError, one_line
+from app.decode import picture, tiff
 
 import numpy as np
-import pillow_heif
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-ORIENTATION = 0x0112  # EXIF
-
-pillow_heif.register_heif_opener()  # what iPhones take
 PICTURES = Image.registered_extensions().keys()
 PICTURES -= {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}  # no photos
-# Pillow cannot read these photos; they are reported rather than passed over.
-PICTURES |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
+PICTURES |= tiff.RAW_ENDINGS  # they are reported rather than passed over
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, and pictures close to its size limit
 
 
-def read(path: pathlib.Path) -> np.ndarray:
-    """Reads a photo as uint8 [H, W, 3], RGB, upright according to its EXIF data; of an animation the first frame.
+def is_picture(path: pathlib.Path) -> bool:
+    """Whether a file is a photo: by its ending, readable or not, or else by its content."""
+    if path.suffix.lower() in PICTURES:
+        return not path.is_dir()
+    return path.is_file() and (size(path) is not None or picture.is_raw(path))
 
-    Raises InputError if it is not a picture, is damaged, or has more than 178 million pixels.
+
+def read(path: pathlib.Path) -> np.ndarray:
+    """Reads a photo as uint8 [H, W, 3], sRGB, upright according to its EXIF data; of an animation the first frame.
+
+    What is transparent shows a plain colour. Raises InputError if it is not a picture, is a raw file, is damaged, or
+    has more than 178 million pixels.
     """
+    return read_with_alpha(path).pixels
+
+
+def read_with_alpha(path: pathlib.Path) -> picture.Picture:
+    """The pixels of `read`, and the photo's own colours with their alpha, uint8 [H, W, 4]; None if it is opaque."""
     try:
         if not path.is_file():  # a pipe would never end
             raise InputError(f"{path}: {'a link to nothing' if path.is_symlink() else 'not a file'}")
         if not path.stat().st_size:
             raise InputError(f"{path}: the file is empty")
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith(("I", "F")):  # 16 bits or more, which Pillow would clip at 255
-                values = np.nan_to_num(np.asarray(image, np.float32))
-                limits = (65535,) if "16" in image.mode else (1, 255, 65535, values.max())
-                full = next(limit for limit in limits if values.max() <= limit)
-                image = Image.fromarray((values.clip(0) * (255 / full)).astype(np.uint8))
-            return np.array(image.convert("RGB"))
+        return picture.decode(path)
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -51,9 +53,14 @@ def read(path: pathlib.Path) -> np.ndarray:
 def size(path: pathlib.Path) -> tuple[int, int] | None:
     """The width and height of a photo, upright, from its first bytes; None if they cannot be read."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            is_turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-            return (height, width) if is_turned else (width, height)
+        return picture.size(path)
     except Exception:  # each of Pillow's formats fails in its own way
         return None
+
+
+def is_turned(path: pathlib.Path) -> bool:
+    """Whether `read` turns or mirrors a photo because its EXIF data say so."""
+    try:
+        return picture.is_turned(path)
+    except Exception:  # each of Pillow's formats fails in its own way
+        return False

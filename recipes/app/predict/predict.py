@@ -75,7 +75,7 @@ def write_photos(
     class_names = trained.class_names
 
     def write(segmented):
-        item, photo, probabilities, seconds = segmented
+        (item, transparent), photo, probabilities, seconds = segmented
         began = time.perf_counter()
         label, foreground = cutout.enlarge(photo, probabilities, class_names)
         png.write(output / f"{item.name}_mask.png", label)
@@ -84,14 +84,15 @@ def write_photos(
         if foreground is None:
             path.unlink(missing_ok=True)  # left by other weights
         else:
-            png.write(path, cutout.cut_out(photo, foreground))
+            png.write(path, cutout.cut_out(photo, foreground, transparent))
         seconds += time.perf_counter() - began
         return {"size": photo.shape[1::-1], "fractions": cutout.fractions(label, len(class_names)), "seconds": seconds}
 
-    segmented = network.segment_all(trained, inputs.read_all(items, counts))
+    pictures = (((item, transparent), photo) for item, photo, transparent in inputs.read_all(items, counts))
+    segmented = network.segment_all(trained, pictures)
     writers = min(os.cpu_count(), 4)  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
     with ThreadPoolExecutor(writers) as pool:
-        for (item, *_), result in inputs.in_order(pool, write, segmented, writers):
+        for ((item, _), *_), result in inputs.in_order(pool, write, segmented, writers):
             yield item, result.result()
 
 
