@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from app.cli import InputError, one_line, print_error
 
-import cv2
+import av
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -21,6 +21,7 @@ from tqdm import tqdm
 READ_AHEAD = 2  # photos
 VIDEOS = {".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
 VIDEOS |= {".ogv", ".ts", ".vob", ".webm", ".wmv"}
+NO_VIDEOS = {"tty"}  # text, which FFmpeg draws
 ORIENTATION = 0x0112  # EXIF
 
 pillow_heif.register_heif_opener()  # what iPhones take
@@ -115,10 +116,19 @@ def find(argument: pathlib.Path, with_videos: bool = False) -> list[pathlib.Path
 
 
 def is_video(path: pathlib.Path) -> bool:
-    """Whether a file is a video, by its ending, or because it is no picture and FFmpeg opens it."""
+    """Whether a file is a video, by its ending, or because it is no picture and FFmpeg finds moving pictures in it.
+
+    Animations (GIF, WebP, APNG) are photos.
+    """
     if path.suffix.lower() in VIDEOS:
         return True
-    return path.is_file() and not _is_picture(path) and cv2.VideoCapture(str(path)).isOpened()
+    if not path.is_file() or _is_picture(path):
+        return False
+    try:
+        with av.open(f"file:{path}", metadata_errors="ignore") as container:
+            return container.format.name not in NO_VIDEOS and bool(container.streams.video)
+    except Exception:  # each of FFmpeg's formats fails in its own way
+        return False
 
 
 def _is_picture(path: pathlib.Path) -> bool:
