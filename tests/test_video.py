@@ -7,13 +7,17 @@ import resource
 import shutil
 import subprocess
 import threading
+import types
 
-from app.predict import video
+from app.cli import InputError
+from app.predict import colors, video
 
 import av
 import numpy as np
 import pytest
 import unet_scratch
+from av.codec.context import Flags
+from av.stream import Disposition
 from conftest import QuietHandler, QuietServer
 
 SIZE = (160, 120)
@@ -208,3 +212,205 @@ def test_a_video_without_an_ending(command_line, weights, tmp_path):
     status, out, err = command_line(unet_scratch, "--predict", path, *flags)
     assert (status, err) == (0, "") and "videos: 1" in out
     assert len(frames(tmp_path / "output" / "film_overlay.mp4")) == 30
+
+
+def upright_frames(path):
+    """The frames of a result, converted as a player does: by their tags."""
+    with av.open(str(path)) as opened:
+        stream = opened.streams.video[0]
+        return [frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray() for frame in opened.decode(stream)]
+
+
+def length(path, kind="video"):
+    """The seconds that a track of a result lasts."""
+    with av.open(str(path)) as opened:
+        stream = getattr(opened.streams, kind)[0]
+        return float(stream.duration * stream.time_base)
+
+
+def blocks(size=(160, 120)):
+    """A picture of greys and colours, float 0..1 [H, W, 3], as on an sRGB screen."""
+    colors = [(v, v, v) for v in (0, 25, 60, 90, 128, 160, 200, 255)] + [RED, GREEN, BLUE, (200, 170, 140)] * 2
+    small = np.float64(colors).reshape(4, 4, 3) / 255
+    width, height = size
+    return small.repeat(height // 4, 0).repeat(width // 4, 1)
+
+
+def linear(signal):
+    return np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
+
+
+def screen(light):
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+
+
+def pq(light):
+    """SMPTE ST 2084: the signal of a light, 1 at 10,000 cd/m2."""
+    power = light**0.1593017578125
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+def hlg(light):
+    """BT.2100: the signal of the light of a scene, 0..1."""
+    logarithm = 0.17883277 * np.log(np.maximum(12 * light - 0.28466892, 1e-9)) + 0.55991073
+    return np.where(light <= 1 / 12, np.sqrt(3 * light), logarithm)
+
+
+def hlg_display(light):
+    """The HLG signal that a display with a peak of 1000 cd/m2 shows as a light, 1 at 203 cd/m2."""
+    luminance = np.maximum(light @ [0.2627, 0.6780, 0.0593], 1e-9)[..., np.newaxis]
+    return hlg(0.265 * light * luminance ** (1 / 1.2 - 1))
+
+
+TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+TO_P3 = np.array([[0.8225, 0.1774, 0.0001], [0.0332, 0.9669, -0.0001], [0.0171, 0.0724, 0.9105]])
+SAME = np.eye(3)
+ANY = (2, 2, 2, 0)  # no tags
+# name: (primaries, signal of light, matrix, is full range, tags, greatest mean error)
+# The tags are matrix, primaries, transfer function, range.
+LOOKS = {
+    "pq": (TO_BT2020, lambda light: pq(light * 203 / 10000), 9, False, (9, 9, 16, 1), 4),
+    "pq, full range": (TO_BT2020, lambda light: pq(light * 203 / 10000), 9, True, (9, 9, 16, 2), 4),
+    "pq, half of its tags": (TO_BT2020, lambda light: pq(light * 203 / 10000), 9, False, (2, 2, 16, 0), 4),
+    "hlg by scene": (TO_BT2020, lambda light: hlg(0.265 * light), 9, False, (9, 9, 18, 1), 8),
+    "hlg by display": (TO_BT2020, hlg_display, 9, False, (9, 9, 18, 1), 8),
+    "bt.2020": (TO_BT2020, screen, 9, False, (9, 9, 14, 1), 3),
+    "p3": (TO_P3, screen, 1, False, (1, 12, 1, 1), 3),
+    "bt.601": (SAME, screen, 5, False, (6, 6, 6, 1), 3),
+    "bt.709": (SAME, screen, 1, False, (1, 1, 1, 1), 3),
+    "bt.709, half of its tags": (SAME, screen, 1, False, (2, 1, 2, 0), 3),
+    "full range": (SAME, screen, 1, True, (1, 1, 1, 2), 3),
+    "no tags": (SAME, screen, 5, False, ANY, 3),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_picture_looks_the_same_in_each_kind_of_colours(look, tmp_path):
+    primaries, signal, matrix, is_full, tags, limit = LOOKS[look]
+    wanted = blocks()
+    values = np.clip(signal(np.clip(linear(wanted) @ primaries.T, 0, None)), 0, 1)
+    frame = av.VideoFrame.from_ndarray(np.rint(values * 65535).astype(np.uint16), "rgb48le")
+    frame = frame.reformat(format="yuv422p10le", dst_colorspace=matrix, dst_color_range="JPEG" if is_full else "MPEG")
+    with av.open(str(tmp_path / "film.mkv"), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv422p10le"
+        codec = stream.codec_context
+        for one in (frame, codec):
+            one.colorspace, one.color_primaries, one.color_trc, one.color_range = tags
+        frame.pts = 0
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    video.write(tmp_path / "same.mp4", tmp_path / "film.mkv", Unchanged())
+    (shown,) = upright_frames(tmp_path / "same.mp4")
+    error = np.abs(shown - 255 * wanted).mean()
+    assert error <= limit, error
+    with av.open(str(tmp_path / "same.mp4")) as opened:
+        codec = opened.streams.video[0].codec_context
+        assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
+
+
+def test_highlights_keep_their_order():
+    """Light above HDR's reference white is compressed, not clipped; its hue stays."""
+    light = np.array([0.5, 0.8, 1, 1.5, 2.5])[:, np.newaxis] * [1, 0.9, 0.8]
+    signal = np.rint(pq(light @ TO_BT2020.T * 203 / 10000) * 65535).astype(np.uint16)
+    result = colors.to_bt709(signal[np.newaxis], colors.BT2020, colors.PQ)[0].astype(int)
+    assert (np.diff(result, axis=0) >= 0).all() and 245 <= result[2, 0] < result[3, 0] <= 255
+    assert (np.diff(result, axis=1) < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "matrix"),
+    [
+        *(((1280, 720), 1), ((720, 1280), 1), ((960, 720), 1), ((1280, 536), 1), ((3840, 2160), 1)),
+        *(((640, 480), 5), ((720, 576), 5), ((480, 854), 5)),
+    ],
+)
+def test_the_size_tells_the_colours_of_untagged_frames(size, matrix):
+    frame = av.VideoFrame(*size, "yuv420p")
+    unknown = types.SimpleNamespace(colorspace=2, color_primaries=2, color_trc=2, color_range=0)
+    assert colors.tags(frame, types.SimpleNamespace(codec_context=unknown)) == (matrix, 2, 2, False)
+
+
+def add_picture(output, codec, color, size, times, disposition=0):
+    """Adds a track with frames of one colour; returns a function that writes them."""
+    stream = output.add_stream(codec, rate=25)
+    stream.width, stream.height = size
+    stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    stream.codec_context.time_base = MILLISECONDS
+    if disposition:
+        stream.disposition = disposition
+
+    def fill():
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), color, np.uint8), "rgb24")
+            frame.pts, frame.time_base = time, MILLISECONDS
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+    return fill
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_cover_pictures_are_passed_over(place, tmp_path):
+    cover = ("mjpeg", RED, (64, 48), [0], Disposition.attached_pic)
+    film_track = ("libx264", GREEN, SIZE, range(0, 400, 40))
+    tracks = [film_track]
+    tracks.insert(place, cover)
+    with av.open(str(tmp_path / "film.mp4"), "w") as output:
+        for fill in [add_picture(output, *track) for track in tracks]:
+            fill()
+    result = video.write(tmp_path / "same.mp4", tmp_path / "film.mp4", Unchanged())
+    assert (result["size"], result["frames"]) == (SIZE, 10)
+    assert np.abs(upright_frames(tmp_path / "same.mp4")[0][60, 80].astype(int) - GREEN).max() < 12
+
+
+def test_of_several_picture_tracks_the_default_is_taken(tmp_path):
+    with av.open(str(tmp_path / "film.mkv"), "w") as output:
+        first = add_picture(output, "libx264", RED, (64, 48), range(0, 400, 40))
+        second = add_picture(output, "libx264", GREEN, SIZE, range(0, 400, 40), Disposition.default)
+        first(), second()
+    assert video.write(tmp_path / "same.mp4", tmp_path / "film.mkv", Unchanged())["size"] == SIZE
+
+
+def test_only_a_cover_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "song.mp4"), "w") as output:
+        add_picture(output, "mjpeg", RED, (64, 48), [0], Disposition.attached_pic)()
+    with pytest.raises(InputError, match="no moving pictures"):
+        video.write(tmp_path / "same.mp4", tmp_path / "song.mp4", Unchanged())
+    assert [path.name for path in tmp_path.iterdir()] == ["song.mp4"]
+
+
+@pytest.mark.parametrize("name", ["slides.mp4", "slides.mkv", "slides.mov"])
+@pytest.mark.parametrize("times", [[0, 1000, 3000], [0], [0, 40, 80, 120, 160]])
+def test_the_last_frame_stays_as_long_as_it_was(name, times, tmp_path):
+    last = 40 if len(times) > 3 else 5000
+    ends = [*times[1:], times[-1] + last]
+    with av.open(str(tmp_path / name), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = MILLISECONDS
+        stream.codec_context.flags |= Flags.frame_duration
+        for time, end in zip(times, ends, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((SIZE[1], SIZE[0], 3), RED, np.uint8), "rgb24")
+            frame.pts, frame.duration, frame.time_base = time, end - time, MILLISECONDS
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    before = frames(tmp_path / name)
+    result = video.write(tmp_path / "same.mp4", tmp_path / name, Unchanged())
+    assert result["frames"] == len(before)
+    assert [time for time, _ in frames(tmp_path / "same.mp4")] == [time for time, _ in before]
+    assert length(tmp_path / "same.mp4") == pytest.approx(ends[-1] / 1000, abs=0.04)
+
+
+def test_sound_may_be_longer_than_the_pictures(tmp_path):
+    film(tmp_path / "film.mkv", times=[*range(0, 400, 40), *range(10000, 10400, 40)])
+    with av.open(str(tmp_path / "film.mkv")) as opened, av.open(str(tmp_path / "long.mkv"), "w") as output:
+        tracks = [output.add_stream_from_template(stream) for stream in opened.streams]
+        for packet in opened.demux():
+            if packet.size and not (packet.stream.type == "video" and packet.pts > 300):
+                packet.stream = tracks[packet.stream.index]
+                output.mux(packet)
+    result = video.write(tmp_path / "same.mp4", tmp_path / "long.mkv", Unchanged())
+    assert result["frames"] == 8 and length(tmp_path / "same.mp4") == pytest.approx(0.32, abs=0.04)
+    assert length(tmp_path / "same.mp4", "audio") == pytest.approx(0.79, abs=0.05)

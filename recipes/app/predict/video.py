@@ -17,7 +17,8 @@ import numpy as np
 from av.codec.context import Flags
 from tqdm import tqdm
 
-QUALITY = {"crf": "20", "preset": "veryfast"}  # of x264
+# Of x264. Without B-frames: MP4 files keep the duration of the last frame only if it is also stored as the last.
+QUALITY = {"crf": "20", "preset": "veryfast", "bf": "0"}
 
 
 def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class VideoWriter:
         self.pictures.pix_fmt = "yuv420p"
         codec = self.pictures.codec_context
         codec.time_base = self.video.stream.time_base
-        codec.flags |= Flags.frame_duration  # the last frame stays as long as it was
+        codec.flags |= Flags.frame_duration  # takes that of each frame, so that the last one stays as long as it was
         codec.colorspace = codec.color_primaries = codec.color_trc = 1  # BT.709
         codec.color_range = 1  # limited
         codec.sample_aspect_ratio = self.video.pixel_shape
