@@ -3,14 +3,16 @@
 import fractions
 import functools
 import json
+import os
 import resource
 import shutil
 import subprocess
 import threading
 import types
 
+from app import photos
 from app.cli import InputError
-from app.predict import colors, video
+from app.predict import colors, cutout, video
 
 import av
 import numpy as np
@@ -19,6 +21,7 @@ import unet_scratch
 from av.codec.context import Flags
 from av.stream import Disposition
 from conftest import QuietHandler, QuietServer
+from PIL import Image
 
 SIZE = (160, 120)
 GREEN, RED, BLUE = (40, 200, 40), (200, 40, 40), (30, 30, 220)
@@ -414,3 +417,210 @@ def test_sound_may_be_longer_than_the_pictures(tmp_path):
     result = video.write(tmp_path / "same.mp4", tmp_path / "long.mkv", Unchanged())
     assert result["frames"] == 8 and length(tmp_path / "same.mp4") == pytest.approx(0.32, abs=0.04)
     assert length(tmp_path / "same.mp4", "audio") == pytest.approx(0.79, abs=0.05)
+
+
+def sounding(path, codec, rate=44100, layout="stereo", seconds=1, count=1):
+    """Writes a video of red frames with a tone in `count` sound tracks."""
+    with av.open(str(path), "w") as output:
+        fill = add_picture(
+            output, "libx264" if path.suffix == ".ts" else "mjpeg", RED, SIZE, range(0, 1000 * seconds, 40)
+        )
+        tracks = [output.add_stream(codec, rate=rate, layout=layout) for _ in range(count)]
+        fill()
+        channels = tracks[0].layout.nb_channels
+        wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(rate * seconds) / rate)
+        for track in tracks:
+            for first in range(0, len(wave) - 1023, 1024):
+                values = np.float32(wave[first : first + 1024]).repeat(channels)[np.newaxis]
+                frame = av.AudioFrame.from_ndarray(values, "flt", layout)
+                frame.sample_rate, frame.pts, frame.time_base = rate, first, fractions.Fraction(1, rate)
+                resampler = av.AudioResampler(track.format, layout, rate)
+                for part in resampler.resample(frame) + resampler.resample(None):
+                    output.mux(track.encode(part))
+            output.mux(track.encode(None))
+
+
+def heard(path):
+    """The codec, rate and layout of the sound of a result, its seconds, and its frequency in Hz."""
+    with av.open(str(path)) as opened:
+        (stream,) = opened.streams.audio
+        codec = stream.codec_context
+        resampler = av.AudioResampler("flt", "mono", codec.sample_rate)  # PyAV crashes on eight planes
+        mono = [part.to_ndarray()[0] for frame in opened.decode(stream) for part in resampler.resample(frame)]
+        samples = np.concatenate(mono)
+        middle = samples[len(samples) // 4 : len(samples) * 3 // 4]
+        frequency = np.count_nonzero(np.diff(np.signbit(middle))) / 2 / len(middle) * codec.sample_rate
+        return codec.name, codec.sample_rate, codec.layout.name, len(samples) / codec.sample_rate, frequency
+
+
+SOUNDS = {  # name: (codec, rate, layout), (codec, rate, layout) of the result
+    "rate.avi": (("pcm_u8", 11024, "mono"), ("aac", 11025, "mono")),
+    "fast.mov": (("pcm_s24le", 192000, "stereo"), ("aac", 96000, "stereo")),
+    "slow.mkv": (("pcm_s16le", 6000, "mono"), ("aac", 7350, "mono")),
+    "float.mkv": (("pcm_f32le", 48000, "stereo"), ("aac", 48000, "stereo")),
+    "side.mov": (("pcm_s16le", 48000, "5.1(side)"), ("aac", 48000, "5.1")),
+    "cinema.mov": (("pcm_s16le", 48000, "7.1"), ("aac", 48000, "7.1")),
+    "quad.mov": (("pcm_s16le", 48000, "quad"), ("aac", 48000, "4.0")),
+    "many.mkv": (("pcm_s16le", 48000, "hexadecagonal"), ("aac", 48000, "7.1")),
+    "nine.mkv": (("pcm_s16le", 48000, "9 channels"), ("aac", 48000, "7.1")),
+    "mp2.ts": (("mp2", 48000, "stereo"), ("aac", 48000, "stereo")),
+    "slow mp3.mkv": (("libmp3lame", 11025, "mono"), ("aac", 11025, "mono")),
+    "adts.ts": (("aac", 44100, "stereo"), ("aac", 44100, "stereo")),
+    "opus.mkv": (("libopus", 48000, "stereo"), ("opus", 48000, "stereo")),
+}
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_sound_that_mp4_lacks_becomes_aac(name, tmp_path):
+    source, wanted = SOUNDS[name]
+    sounding(tmp_path / name, *source)
+    result = video.write(tmp_path / "same.mp4", tmp_path / name, Unchanged())
+    assert result["frames"] == 25
+    codec, rate, layout, seconds, frequency = heard(tmp_path / "same.mp4")
+    assert (codec, rate, layout) == wanted
+    assert seconds == pytest.approx(1, abs=0.2)
+    assert frequency == pytest.approx(440, rel=0.05)
+
+
+def rename(path, kind):
+    """Changes a code of four letters in an MP4 file to that of a codec that nobody knows."""
+    content = path.read_bytes()
+    assert kind in content
+    path.write_bytes(content.replace(kind, b"zzzz"))
+
+
+def test_the_first_sound_track_that_works_is_kept(tmp_path, capsys):
+    sounding(tmp_path / "two.mov", "pcm_s16le", count=2)
+    video.write(tmp_path / "same.mp4", tmp_path / "two.mov", Unchanged())
+    assert capsys.readouterr().out == "two.mov: of its 2 sound tracks number 1 is kept\n"
+    content = (tmp_path / "two.mov").read_bytes()
+    (tmp_path / "one.mov").write_bytes(content.replace(b"sowt", b"zzzz", 1))
+    video.write(tmp_path / "same.mp4", tmp_path / "one.mov", Unchanged())
+    assert capsys.readouterr().out == "one.mov: of its 2 sound tracks number 2 is kept\n"
+    assert heard(tmp_path / "same.mp4")[-1] == pytest.approx(440, rel=0.05)
+    (tmp_path / "none.mov").write_bytes(content.replace(b"sowt", b"zzzz"))
+    video.write(tmp_path / "same.mp4", tmp_path / "none.mov", Unchanged())
+    assert capsys.readouterr().out == "none.mov: without sound, as FFmpeg has no decoder for it\n"
+    with av.open(str(tmp_path / "same.mp4")) as opened:
+        assert not opened.streams.audio and len(list(opened.decode(video=0))) == 25
+
+
+def test_sound_may_change_its_format(tmp_path):
+    """And recordings may be joined: the times of the second one start again."""
+    sounding(tmp_path / "one.ts", "mp2", 48000, "stereo")
+    sounding(tmp_path / "two.ts", "mp2", 32000, "mono")
+    (tmp_path / "film.ts").write_bytes((tmp_path / "one.ts").read_bytes() + (tmp_path / "two.ts").read_bytes())
+    result = video.write(tmp_path / "same.mp4", tmp_path / "film.ts", Unchanged())
+    assert result["frames"] == 50 and length(tmp_path / "same.mp4") == pytest.approx(2, abs=0.1)
+    codec, rate, layout, seconds, frequency = heard(tmp_path / "same.mp4")
+    assert (codec, rate, layout) == ("aac", 48000, "stereo")
+    assert seconds == pytest.approx(2, abs=0.2) and frequency == pytest.approx(440, rel=0.05)
+
+
+NAMES = ["12:30:00.mp4", "-x.mp4", "100%d.mp4", "pipe:0.mp4", "concat:a|b.mp4", "two\nlines.mp4", b"\xff\xe9.mp4"]
+
+
+def test_any_name_of_a_file(command_line, weights, tmp_path, monkeypatch):
+    """As relative paths, which FFmpeg could take for addresses."""
+    film(tmp_path / "film.mp4", times=range(0, 120, 40), sound=None)
+    folder = tmp_path / "12:00"
+    folder.mkdir()
+    names = [os.fsdecode(name) for name in NAMES]
+    for name in names:
+        shutil.copy(tmp_path / "film.mp4", folder / name)
+    shutil.copy(tmp_path / "film.mp4", folder / "no:ending")
+    monkeypatch.chdir(folder)
+    paths = [name if name[0] != "-" else f"./{name}" for name in [*names, "no:ending"]]
+    status, out, err = command_line(unet_scratch, "--predict", *paths, "--weights", weights, "--output", "a:b")
+    assert (status, err) == (0, ""), out
+    results = sorted(path.name for path in (folder / "a:b").glob("*.mp4"))
+    assert results == sorted(name.removesuffix(".mp4") + "_overlay.mp4" for name in [*names, "no:ending"])
+
+
+def test_animations_are_photos_and_texts_no_videos(tmp_path):
+    pictures = [Image.new("RGB", (32, 24), color) for color in (RED, GREEN)]
+    for name in ("film.gif", "film.webp", "film.png"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
+        assert not photos.is_video(tmp_path / name)
+        shutil.copy(tmp_path / name, tmp_path / "film")
+        assert not photos.is_video(tmp_path / "film")
+    (tmp_path / "notes.txt").write_text("no film\n" * 100)
+    assert not photos.is_video(tmp_path / "notes.txt")
+
+
+def test_a_size_that_changes_midway(tmp_path):
+    """Later frames keep their proportions, between black bars."""
+    for name, size in (("one", (160, 120)), ("two", (120, 160))):
+        with av.open(str(tmp_path / f"{name}.ts"), "w") as output:
+            add_picture(output, "libx264", GREEN, size, range(0, 400, 40))()
+    (tmp_path / "film.ts").write_bytes((tmp_path / "one.ts").read_bytes() + (tmp_path / "two.ts").read_bytes())
+    result = video.write(tmp_path / "same.mp4", tmp_path / "film.ts", Unchanged())
+    assert (result["size"], result["frames"]) == (SIZE, 20)
+    last = upright_frames(tmp_path / "same.mp4")[-1].astype(int)
+    assert np.abs(last[60, 80] - GREEN).max() < 12
+    columns = np.flatnonzero(last[60, :, 1] > 100)  # 90 of them, as 120 x 160 becomes 90 x 120
+    assert abs(columns[0] - 35) <= 1 and abs(columns[-1] - 124) <= 1
+    assert last[:, :30].max() < 30 and last[:, -30:].max() < 30 and last[2, 80, 1] > 100
+
+
+@pytest.mark.parametrize("angle", [0, 90, 180, 270])
+def test_pixels_that_are_not_square(angle, tmp_path):
+    """A square of pixels twice as wide as high is shown twice as wide, and turned twice as high."""
+    size = (128, 128)
+    with av.open(str(tmp_path / "film.mp4"), "w") as output:
+        fill = add_picture(output, "libx264", GREEN, size, range(0, 120, 40))
+        output.streams.video[0].codec_context.sample_aspect_ratio = 2
+        output.streams.video[0].set_display_rotation(angle)
+        fill()
+    video.write(tmp_path / "same.mp4", tmp_path / "film.mp4", Unchanged())
+    with av.open(str(tmp_path / "same.mp4")) as opened:
+        stream = opened.streams.video[0]
+        wanted = fractions.Fraction(2) if angle in (0, 180) else fractions.Fraction(1, 2)
+        assert (stream.width, stream.height, stream.sample_aspect_ratio) == (*size, wanted)
+
+
+@pytest.mark.parametrize(("options", "corner"), [((0, True, False), (0, 0)), ((0, False, True), (-1, -1))])
+def test_mirrored_videos(options, corner, tmp_path):
+    """The blue corner is at the upper right until the video is mirrored."""
+    film(tmp_path / "film.mp4", sound=None, times=range(0, 120, 40))
+    with av.open(str(tmp_path / "film.mp4")) as opened, av.open(str(tmp_path / "mirror.mp4"), "w") as output:
+        track = output.add_stream_from_template(opened.streams.video[0])
+        track.set_display_rotation(*options)
+        for packet in opened.demux():
+            if packet.size:
+                packet.stream = track
+                output.mux(packet)
+    video.write(tmp_path / "same.mp4", tmp_path / "mirror.mp4", Unchanged())
+    picture = upright_frames(tmp_path / "same.mp4")[0].astype(int)
+    row, column = (10 if place == 0 else -10 for place in corner)
+    assert np.abs(picture[row, column] - BLUE).max() < 16
+
+
+def test_one_video_that_fails_ends_in_one_line(command_line, weights, tmp_path, monkeypatch):
+    film(tmp_path / "a.mp4", times=range(0, 120, 40))
+    rename(tmp_path / "a.mp4", b"avc1")
+    film(tmp_path / "b.mp4", times=range(0, 120, 40))
+    film(tmp_path / "c.mp4", times=range(0, 120, 40))
+    encode = video.VideoWriter._add_tracks
+
+    def failing(writer):
+        if writer.video.source.name == "b.mp4":
+            raise ValueError("this encoder has its own errors")
+        encode(writer)
+
+    monkeypatch.setattr(video.VideoWriter, "_add_tracks", failing)
+    output = tmp_path / "output"
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", output)
+    first, second = err.splitlines()
+    assert status == 1 and "a.mp4: FFmpeg has no decoder for its pictures" in first
+    assert "b.mp4: cannot be encoded (this encoder has its own errors)" in second
+    assert [path.name for path in output.glob("*.mp4")] == ["c_overlay.mp4"]
+    assert not [path.name for path in output.iterdir() if path.name.startswith(".")]
+
+
+def test_faults_of_the_code_keep_their_traceback(tmp_path, monkeypatch):
+    film(tmp_path / "film.mp4", times=range(0, 120, 40))
+    monkeypatch.setattr(cutout, "enlarge", lambda: None)
+    with pytest.raises(TypeError):
+        video.write(tmp_path / "same.mp4", tmp_path / "film.mp4", Unchanged())
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]

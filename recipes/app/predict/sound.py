@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 
 import av
 
@@ -19,7 +20,8 @@ class SoundTrack:
         self.output = output
         self.source = source
         self.is_copied = _is_copyable(source)
-        self.last = None  # decoding time of the packet before
+        self.last = self.end = None  # seconds: the time of what was written last, and its end
+        self.shift = Fraction(0)  # seconds
         self.kind = None  # of the frames before
         self.resampler = None
         if self.is_copied:
@@ -33,14 +35,12 @@ class SoundTrack:
     def write(self, packets: Iterable[av.Packet], start: int) -> None:
         """Writes packets; `start`, in units of the source's time base, is the time that becomes zero."""
         for packet in packets:
-            if self.is_copied:
+            if not self.is_copied:
+                with contextlib.suppress(av.FFmpegError):  # a damaged packet is left out
+                    for frame in packet.decode():
+                        self._encode(self._decoded(frame, start))
+            elif packet.dts is not None:
                 self._copy(packet, start)
-                continue
-            with contextlib.suppress(av.FFmpegError):  # a damaged packet is left out
-                for frame in packet.decode():
-                    if frame.pts is not None:
-                        frame.pts -= round(start * self.source.time_base / frame.time_base)
-                    self._encode(frame)
 
     def finish(self) -> None:
         if not self.is_copied:
@@ -48,13 +48,30 @@ class SoundTrack:
             self.output.mux(self.track.encode(None))
 
     def _copy(self, packet: av.Packet, start: int) -> None:
-        if packet.dts is None or (self.last is not None and packet.dts <= self.last):
-            return  # the packet that ends a track; or one that MP4 files cannot hold
-        self.last = packet.dts
-        packet.dts -= start
-        packet.pts = packet.dts if packet.pts is None else packet.pts - start
+        base = self.source.time_base
+        delay = (packet.pts or packet.dts) - packet.dts
+        packet.dts = round(self._in_order((packet.dts - start) * base, (packet.duration or 0) * base) / base)
+        packet.pts = packet.dts + delay
         packet.stream = self.track
         self.output.mux(packet)
+
+    def _in_order(self, time: Fraction, duration: Fraction) -> Fraction:
+        """The time of a packet or frame, in seconds; it goes on where the source's goes back, as in joined files."""
+        if self.last is not None and time + self.shift <= self.last:
+            self.shift = self.end - time
+        self.last = time + self.shift
+        self.end = self.last + max(duration, Fraction(1, 1000))
+        return self.last
+
+    def _decoded(self, frame: av.AudioFrame, start: int) -> av.AudioFrame:
+        """A frame with its time in the output."""
+        duration = Fraction(frame.samples, frame.sample_rate)
+        time = self.end or Fraction(0)
+        if frame.pts is not None:
+            time = self._in_order(frame.pts * frame.time_base - start * self.source.time_base, duration)
+        frame.time_base = Fraction(1, frame.sample_rate)
+        frame.pts = round(time / frame.time_base)
+        return frame
 
     def _encode(self, frame: av.AudioFrame | None) -> None:
         """Encodes a frame; after the last one, None, what is left. The format of the sound may change midway."""
@@ -117,7 +134,8 @@ def _known(frame: av.AudioFrame) -> av.AudioFrame:
         av.AudioResampler("fltp", "stereo", frame.sample_rate).resample(frame)
         return frame
     except av.FFmpegError:
-        planes = av.AudioResampler("fltp", frame.layout, frame.sample_rate).resample(frame)[0]
-        pair = av.AudioFrame.from_ndarray(planes.to_ndarray()[:2].copy(), "fltp", "stereo")
+        (packed,) = av.AudioResampler("flt", frame.layout, frame.sample_rate).resample(frame)
+        samples = packed.to_ndarray().reshape(frame.samples, -1)  # PyAV crashes on more than eight planes
+        pair = av.AudioFrame.from_ndarray(samples[:, :2].reshape(1, -1), "flt", "stereo")
         pair.sample_rate, pair.pts, pair.time_base = frame.sample_rate, frame.pts, frame.time_base
         return pair

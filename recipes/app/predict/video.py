@@ -9,7 +9,7 @@ from app.cli import InputError
 from app.files import replacing
 from app.predict import cutout, sound
 from app.predict.network import Network, segment_all
-from app.predict.video_reader import MAX_RATE, VideoReader, errors_of
+from app.predict.video_reader import VideoReader, errors_of
 
 import av
 import cv2
@@ -41,7 +41,7 @@ def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[st
                 count += 1
                 bar.update()
             output.finish()
-    if video.seconds < 0.9 * video.expected - 1 / MAX_RATE:
+    if video.seconds < video.expected:
         what = f"it breaks off after {video.seconds:.1f} of {video.expected:.1f} s; {path.name} has those"
         raise InputError(f"{source}: {what}")
     return {"size": pixels.shape[1::-1], "frames": count, "fractions": fractions / count}

@@ -51,11 +51,12 @@ class VideoReader:
         self.rate = self.stream.average_rate
         if not self.rate or self.rate > MAX_RATE:
             self.rate = Fraction(25)
+        self.indexed = len(self.stream.index_entries)  # frames; of AVI those that were not dropped
         self.packets: list[av.Packet] = []  # of sound, read but not yet written
         self.declared_shape = self.stream.sample_aspect_ratio or Fraction(1)  # of pixels: width by height
         self.coded_shape = None  # of the first frame
         self.size = self.pixel_shape = None  # of the first frame, upright
-        self.seconds = self.expected = 0.0  # what could be read, and what the file declares
+        self.seconds = self.expected = 0.0  # what could be read, and what the file declares; the same if complete
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -122,13 +123,11 @@ class VideoReader:
         Sets what could be read and what should have been, in seconds.
         """
         stream, base = self.stream, self.stream.time_base
-        start = self.start(stream)
         end = None
         if stream.duration:
-            end = (stream.start_time or 0) + stream.duration - start
-        elif tag := stream.metadata.get("DURATION"):  # of Matroska
-            hours, minutes, seconds = map(float, tag.split(":"))
-            end = round((3600 * hours + 60 * minutes + seconds) / base) - start
+            end = (stream.start_time or 0) + stream.duration - self.start(stream)
+        elif seconds := _tagged_end(stream):
+            end = round(seconds / base) - self.start(stream)
         self.seconds = float((time + own) * base)
         if end is not None:
             self.expected = float(end * base)
@@ -136,11 +135,20 @@ class VideoReader:
             self.expected = self.container.duration / av.time_base
             self.seconds = max(self.seconds, self.sound_end)
             end = None if self.track else round(self.expected / base)
-        is_complete = self.seconds >= 0.9 * self.expected or 0 < 0.9 * stream.frames <= self.count
-        if is_complete:
+        if self._is_complete():
             self.seconds = max(self.seconds, self.expected)
             return max(own, (end or 0) - time)
+        self.expected = max(self.expected, float(stream.frames / self.rate))
         return own
+
+    def _is_complete(self) -> bool:
+        """Whether the file has not been cut off. A long last frame, or frames that were never taken, are no sign of it.
+
+        Counts frames where a file says how many there are (MP4, AVI), and otherwise compares seconds.
+        """
+        if self.stream.frames:
+            return self.count >= 0.9 * self.stream.frames or self.count == self.indexed
+        return self.seconds >= 0.9 * self.expected - 1 / MAX_RATE
 
     def _upright(self, frame: av.VideoFrame) -> np.ndarray:
         """The upright pixels of a frame; one of another shape than the first gets black bars."""
@@ -161,6 +169,15 @@ class VideoReader:
         if (pixels.shape[1::-1], shape) == (self.size, self.pixel_shape):
             return pixels
         return fitted(pixels, self.size, float(shape / self.pixel_shape))
+
+
+def _tagged_end(stream: av.VideoStream) -> float | None:
+    """When a track of a Matroska file ends, in seconds, by its tag, such as 00:01:30.040000000."""
+    tag = next((value for name, value in stream.metadata.items() if name.startswith("DURATION")), "")
+    with contextlib.suppress(ValueError):
+        hours, minutes, seconds = map(float, tag.split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+    return None
 
 
 def fitted(pixels: np.ndarray, size: tuple[int, int], pixel_shape: float) -> np.ndarray:
