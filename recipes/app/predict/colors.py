@@ -12,7 +12,7 @@ BT709, BT601, BT2020 = 1, 5, 9  # matrices; primaries too
 MATRICES = {1: BT709, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: BT2020, 10: BT2020}  # those that FFmpeg's scaler knows
 P3 = 11, 12  # primaries
 PQ, HLG = 16, 18  # transfer functions of HDR
-FULL = 2  # range
+LIMITED, FULL = 1, 2  # ranges
 FULL_FORMATS = ("yuvj", "gray", "ya", "mono")  # unless tagged otherwise
 # Linear light of wider primaries to that of BT.709; the two kinds of P3 are taken as Display P3.
 FROM_P3 = np.float32([[1.2249, -0.2247, -0.0002], [-0.0420, 1.0419, 0.0001], [-0.0197, -0.0786, 1.0983]])
@@ -24,14 +24,16 @@ KNEE = 0.85  # of white: brighter light is compressed, so that highlights keep s
 
 
 def rgb(frame: av.VideoFrame, stream: av.VideoStream) -> np.ndarray:
-    """The pixels of a frame as uint8 [H, W, 3]: RGB, BT.709. Raises what PyAV raises."""
+    """The pixels of a frame as uint8 [H, W, 3]: RGB, BT.709. Changes the frame's tags. Raises what PyAV raises."""
     matrix, primaries, transfer, is_full = tags(frame, stream)
-    colors = {"src_colorspace": matrix, "src_color_range": "JPEG" if is_full else "MPEG", "dst_color_range": "JPEG"}
-    if frame.format.is_rgb:
-        colors = {}
+    # FFmpeg's scaler goes by the frame's own tags. It refuses some of the others, and must not convert by them.
+    frame.color_primaries = frame.color_trc = UNKNOWN
+    if not frame.format.is_rgb:
+        frame.colorspace = matrix
+        frame.color_range = FULL if is_full else LIMITED
     if transfer in (PQ, HLG) or primaries in (BT2020, *P3):
-        return to_bt709(frame.reformat(format="rgb48le", **colors).to_ndarray(), primaries, transfer)
-    return frame.reformat(format="rgb24", **colors).to_ndarray()
+        return to_bt709(frame.reformat(format="rgb48le").to_ndarray(), primaries, transfer)
+    return frame.reformat(format="rgb24").to_ndarray()
 
 
 def tags(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int, int, bool]:
