@@ -14,11 +14,9 @@ from app.predict.video_reader import VideoReader, errors_of
 import av
 import cv2
 import numpy as np
-from av.codec.context import Flags
 from tqdm import tqdm
 
-# Of x264. Without B-frames: MP4 files keep the duration of the last frame only if it is also stored as the last.
-QUALITY = {"crf": "20", "preset": "veryfast", "bf": "0"}
+QUALITY = {"crf": "20", "preset": "veryfast"}  # of x264
 
 
 def write(path: pathlib.Path, source: pathlib.Path, network: Network) -> dict[str, Any]:
@@ -54,6 +52,8 @@ class VideoWriter:
         """Opens the file; methods raise InputError if FFmpeg cannot encode, and OSError, as for a full disk."""
         self.video = video
         self.pictures = self.sound = None  # added with the first frame
+        self.first = None  # presentation and decoding time of the first packet
+        self.end = 0  # of the last frame
         options = {"movflags": "faststart"}  # the index comes first: a browser plays it while it is loading
         self.container = av.open(f"file:{path}", "w", "mp4", options)
 
@@ -74,16 +74,27 @@ class VideoWriter:
             if self.pictures is None:
                 self._add_tracks()
             frame = _frame(pixels)
-            frame.pts, frame.duration, frame.time_base = time, duration, self.video.stream.time_base
-            self.container.mux(self.pictures.encode(frame))
+            frame.pts, frame.time_base = time, self.video.stream.time_base
+            self._mux(self.pictures.encode(frame))
+            self.end = time + duration
             self._write_sound()
 
     def finish(self) -> None:
         with errors_of(self.video.source, is_output=True):
-            self.container.mux(self.pictures.encode(None))
+            packets = self.pictures.encode(None)
+            # FFmpeg ends the track with the packet stored last, which need not be the frame shown last.
+            last = packets[-1]
+            first_time, first_dts = self.first or (packets[0].pts, packets[0].dts)
+            last.duration = max(self.end - last.pts, self.end - first_time - (last.dts - first_dts))
+            self._mux(packets)
             self._write_sound()
             if self.sound:
                 self.sound.finish()
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        if packets and self.first is None:
+            self.first = packets[0].pts, packets[0].dts
+        self.container.mux(packets)
 
     def _add_tracks(self) -> None:
         width, height = self.video.size
@@ -93,7 +104,6 @@ class VideoWriter:
         self.pictures.pix_fmt = "yuv420p"
         codec = self.pictures.codec_context
         codec.time_base = self.video.stream.time_base
-        codec.flags |= Flags.frame_duration  # takes that of each frame, so that the last one stays as long as it was
         codec.colorspace = codec.color_primaries = codec.color_trc = 1  # BT.709
         codec.color_range = 1  # limited
         codec.sample_aspect_ratio = self.video.pixel_shape
