@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from app import photos
 from app.cli import InputError, print_error
 
-import cv2
+import av
 import numpy as np
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ NAMES = ".names.jsonl"  # in an output folder: whose results have which name
 LONGEST = 180  # bytes of a name; file systems allow 255, and endings are added
 VIDEOS = {".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
 VIDEOS |= {".ogv", ".ts", ".vob", ".webm", ".wmv"}
+NO_VIDEOS = {"tty"}  # text, which FFmpeg draws
 
 
 class Item(NamedTuple):
@@ -121,10 +122,19 @@ def find(argument: pathlib.Path, counts: Counts, with_videos: bool, searched: se
 
 
 def is_video(path: pathlib.Path) -> bool:
-    """Whether a file is a video, by its ending, or because it is no picture and FFmpeg opens it."""
+    """Whether a file is a video, by its ending, or because it is no picture and FFmpeg finds moving pictures in it.
+
+    Animations (GIF, WebP, APNG) are photos.
+    """
     if path.suffix.lower() in VIDEOS:
         return True
-    return path.is_file() and not photos.is_picture(path) and cv2.VideoCapture(str(path)).isOpened()
+    if not path.is_file() or photos.is_picture(path):
+        return False
+    try:
+        with av.open(f"file:{path}", metadata_errors="ignore") as container:
+            return container.format.name not in NO_VIDEOS and bool(container.streams.video)
+    except Exception:  # each of FFmpeg's formats fails in its own way
+        return False
 
 
 def absolute(path: pathlib.Path) -> str:
