@@ -26,7 +26,8 @@ def errors_of(source: pathlib.Path, is_output: bool = False) -> Iterator[None]:
         if isinstance(error, InputError) or (is_output and isinstance(error, OSError)):
             raise
         what = "cannot be encoded" if is_output else "not a video, or of a kind that FFmpeg cannot read"
-        raise InputError(f"{source}: {what} ({one_line(error)}); try to convert it to MP4 with H.264") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{source}: {what} ({reason}); try to convert it to MP4 with H.264") from error
 
 
 class VideoReader:
