@@ -11,20 +11,22 @@ Needs:   4 GB of free memory and a download of 250 MB (TensorFlow Hub) or 478 MB
 Run:     python recipes/mask_rcnn_hub.py                   the photos in resources/photos/
          python recipes/mask_rcnn_hub.py holiday/ cat.jpg
          python recipes/mask_rcnn_hub.py cat.jpg --model small
-Writes:  NAME_overlay.png, NAME_instances.png (16 bits: 0 = none, k = the k-th object) and detections.json
+         python recipes/mask_rcnn_hub.py cat.jpg --cutouts
+Writes:  NAME_overlay.png, NAME_instances.png (16 bits: 0 = none, k = the k-th object) and detections.json, which keeps
+         what earlier runs found in other photos. With --cutouts also NAME_K_cutout.png, the K-th object alone on a
+         transparent background, for objects with a score of 0.5 or more.
 Expect:  on COCO 2017 the model's authors report a mean average precision of 39.0 (boxes) and 34.6 (masks).
 Paper:   He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import time
 from collections.abc import Callable
 
 from app import cli, device, files, photos
-from app.detect import detector, instances, label_map, saved_models
+from app.detect import cutouts, detector, instances, label_map, results, saved_models
 from app.predict import png
 
 import numpy as np
@@ -73,6 +75,7 @@ def parse_flags() -> argparse.Namespace:
     add("--min-score", type=cli.fraction, default=MIN_SCORE, metavar="X", help=f"0 to 1, default {MIN_SCORE}")
     text = f"at most this many per photo, default {MAX_DETECTIONS}"
     add("--max-detections", type=cli.positive(int), default=MAX_DETECTIONS, metavar="N", help=text)
+    add("--cutouts", action="store_true", help="also cut out each object that is found with some certainty")
     add("--output", type=pathlib.Path, default=output, metavar="DIR", help="default output/mask_rcnn_hub")
     args = parser.parse_args()
     own = pathlib.Path(args.model or "", label_map.NAME)
@@ -80,6 +83,16 @@ def parse_flags() -> argparse.Namespace:
     args.labels = args.labels or (own if has_own else LABELS)
     files.check_writable(args.output, "--output")
     return args
+
+
+def save(
+    output: pathlib.Path, name: str, photo: np.ndarray, detections: list[instances.Instance], with_cutouts: bool = False
+) -> dict[int, dict]:
+    """Writes the pictures of a photo; returns what detections.json says about the cutouts, by object."""
+    png.write(output / f"{name}_overlay.png", instances.overlay(photo, detections))
+    numbers = instances.instance_map(photo.shape[:2], detections)
+    png.write(output / f"{name}_instances.png", numbers)
+    return cutouts.write(output, name, photo, numbers, detections) if with_cutouts else {}
 
 
 def print_unnamed(class_ids: set[int], labels: pathlib.Path) -> None:
@@ -93,6 +106,7 @@ def print_unnamed(class_ids: set[int], labels: pathlib.Path) -> None:
 def main() -> int:
     args = parse_flags()
     names = label_map.read(args.labels)
+    earlier = results.read(args.output)
     counts = photos.Counts()
     items = photos.find_all(args.photos, args.output, counts)
     if not items:
@@ -100,30 +114,34 @@ def main() -> int:
     where = device.description(device.start(runs_on_jax=False))
     print(f"mask_rcnn_hub | photos: {len(items)} | {where}", flush=True)
     model = load(args.model)
-    image_ids = instances.image_ids([item.path for item in items])
-    results = []
+    image_ids = results.image_ids([item.path for item in items], earlier)
+    old_cutouts = cutouts.of_earlier_runs(args.output, [item.name for item in items])
+    found = {}
     table = [("photo", "size", "found", "seconds")]
     try:
         for item, photo in photos.read_all(items, counts):
             began = time.perf_counter()
-            height, width = photo.shape[:2]
             try:
                 detections = detector.detect(model, photo, names, args.min_score, args.max_detections)
             except (tf.errors.OpError, ValueError) as error:
                 counts.fail(f"{item.path}: the model failed ({cli.one_line(error)})")
                 continue
-            png.write(args.output / f"{item.name}_overlay.png", instances.overlay(photo, detections))
-            png.write(args.output / f"{item.name}_instances.png", instances.instance_map((height, width), detections))
-            results += instances.coco_results((height, width), detections, image_ids[item.path], str(item.path))
+            cut_out = save(args.output, item.name, photo, detections, args.cutouts)
+            cutouts.remove(args.output, old_cutouts[item.name], kept=cut_out)
+            size = photo.shape[:2]
+            file_name = str(item.path.absolute())
+            found[item.path] = instances.coco_results(size, detections, image_ids[item.path], file_name, cut_out)
             counts.done += 1
             seconds = f"{time.perf_counter() - began:.1f}"
-            table.append((str(files.shown(item.path)), f"{width} x {height}", instances.summary(detections), seconds))
+            table.append(
+                (str(files.shown(item.path)), f"{size[1]} x {size[0]}", instances.summary(detections), seconds)
+            )
     finally:  # an interrupted run keeps its results
-        if counts.done:
-            files.write_text(args.output / "detections.json", json.dumps(results) + "\n")
+        if found:
+            results.write(args.output, earlier, found)
     if counts.done:
         cli.print_table(table)
-        print_unnamed({result["category_id"] for result in results} - names.keys(), args.labels)
+        print_unnamed({one["category_id"] for entries in found.values() for one in entries} - names.keys(), args.labels)
         print(f"pictures and detections.json are in {files.shown(args.output)}")
     return counts.exit_status()
 

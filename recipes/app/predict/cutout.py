@@ -70,7 +70,11 @@ def cut_out(photo: np.ndarray, foreground: np.ndarray) -> np.ndarray:
 
     `foreground` is the probability that `enlarge` returns.
     """
-    opacity = _enlarged(alpha(foreground), photo)
+    return on_transparency(photo, _enlarged(alpha(foreground), photo))
+
+
+def on_transparency(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """A photo, uint8 [H, W, 3], of an opacity, uint8 [H, W]: RGBA, uint8 [H, W, 4]; transparent pixels are black."""
     visible = colors(photo, opacity)
     result = cv2.cvtColor(cv2.bitwise_and(visible, visible, mask=opacity), cv2.COLOR_RGB2RGBA)
     result[..., 3] = opacity
