@@ -168,6 +168,15 @@ def test_files_and_places(command_line, tmp_path):
             np.testing.assert_array_equal(picture[opaque][:, :3], part[opaque])
 
 
+def test_min_score_decides_about_cutouts_too(command_line, tmp_path):
+    scenes = detectors.drawn_scenes(tmp_path / "photos", 1)
+    for score, numbers in ((0, (1, 2, 3)), (0.9, (1,)), (1, ())):
+        run(command_line, scenes, tmp_path, "--cutouts", "--min-score", score)
+        assert written(tmp_path / "output") == {
+            f"{path.stem}_{number}_cutout.png" for path in scenes for number in numbers
+        }
+
+
 def test_cutouts_of_an_earlier_run_do_not_remain(command_line, tmp_path):
     """Those of the same photo; nothing else is removed."""
     output = tmp_path / "output"
@@ -268,7 +277,7 @@ def test_a_foreign_detections_json_is_not_replaced(command_line, tmp_path, conte
     (output / "detections.json").write_bytes(content)
     status, out, err = command_line(mask_rcnn_hub, path, "--model", "small", "--output", output)
     assert status == 2 and out == "" and err.count("\n") == 1
-    assert f"--output {output}: its detections.json is damaged or was not written by this recipe" in err
+    assert f"--output {output}: detections.json there was not written by this recipe" in err
     assert "name another folder" in err and len(err) < 500
     assert {file.name: file.read_bytes() for file in output.iterdir()} == {"detections.json": content}
 
@@ -277,7 +286,7 @@ def test_names_in_subfolders(tmp_path):
     """Output names may have folders in them."""
     mask = disc(90, 120, 40, 50, 20)
     objects = found(mask)
-    made = mask_rcnn_hub.save(tmp_path, "100CANON/IMG_1", painted(mask), objects, with_cutouts=True)
+    made = mask_rcnn_hub.save(tmp_path, "100CANON/IMG_1", painted(mask), objects, cutout_score=0.5)
     assert made[1]["file_name"] == "100CANON/IMG_1_1_cutout.png" and (tmp_path / made[1]["file_name"]).exists()
     png.write(tmp_path / "100CANON" / "IMG_1_2_cutout.png", np.zeros((1, 1), np.uint8))
     old = cutouts.of_earlier_runs(tmp_path, ["100CANON/IMG_1", "IMG_1", "101CANON/IMG_1"])

@@ -4,8 +4,10 @@ import itertools
 import json
 import pathlib
 import re
+from collections.abc import Iterable
 
-from app.cli import InputError, one_line
+from app.cli import InputError, listed, one_line
+from app.files import shown
 
 NAME = "label_map.pbtxt"  # beside a SavedModel
 TOKEN = re.compile(r"""\#.* | "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | [^\s{}:;,"'#]+""", re.VERBOSE)
@@ -31,6 +33,14 @@ def read(path: pathlib.Path) -> dict[int, str]:
     except (OSError, ValueError) as error:
         raise InputError(f"--labels {path}: cannot be read as a label map ({one_line(error)})") from error
     return names
+
+
+def print_unnamed(detections: Iterable[dict], names: dict[int, str], path: pathlib.Path) -> None:
+    """Prints which classes of detections, in COCO's format, have no name in the label map at `path`."""
+    unnamed = {detection["category_id"] for detection in detections} - names.keys()
+    if unnamed:
+        ids = listed(sorted(unnamed))
+        print(f"--labels {shown(path)}: it has no names for the class ids {ids}; name the label map of the model")
 
 
 def write(path: pathlib.Path, names: dict[int, str]) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from app import files
 from app.cli import InputError, one_line
@@ -21,20 +22,21 @@ def read(folder: pathlib.Path) -> list[dict]:
     """
     try:
         detections = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        kinds = [(type(one["file_name"]), type(one["image_id"])) for one in detections]
-        if not isinstance(detections, list) or set(kinds) - {(str, int)}:
-            raise ValueError("its entries are not those of photos")
+        if not isinstance(detections, list) or not all(map(_is_ours, detections)):
+            raise ValueError("it lacks the names or numbers of the photos")
         return detections
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = (
-            "an entry lacks its file_name or image_id" if isinstance(error, KeyError | TypeError) else one_line(error)
-        )
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        advice = "name another folder, or move the file"
         raise InputError(
-            f"--output {folder}: its {NAME} is damaged or was not written by this recipe ({reason}); "
-            "name another folder, or move the file"
+            f"--output {folder}: {NAME} there was not written by this recipe ({reason}); {advice}"
         ) from error
+
+
+def _is_ours(one: Any) -> bool:
+    return isinstance(one, dict) and type(one.get("image_id")) is int and type(one.get("file_name")) is str
 
 
 def image_ids(paths: Sequence[pathlib.Path], earlier: Sequence[dict]) -> dict[pathlib.Path, int]:
