@@ -10,8 +10,7 @@ Needs:   4 GB of free memory and a download of 250 MB (TensorFlow Hub) or 478 MB
          and 0.08 s per photo.
 Run:     python recipes/mask_rcnn_hub.py                   the photos in resources/photos/
          python recipes/mask_rcnn_hub.py holiday/ cat.jpg
-         python recipes/mask_rcnn_hub.py cat.jpg --model small
-         python recipes/mask_rcnn_hub.py cat.jpg --cutouts
+         python recipes/mask_rcnn_hub.py cat.jpg --model small --cutouts
 Writes:  NAME_overlay.png, NAME_instances.png (16 bits: 0 = none, k = the k-th object) and detections.json, which keeps
          what earlier runs found in other photos. With --cutouts also NAME_K_cutout.png: the K-th object alone, on a
          transparent background, unless its score is low or others hide most of it.
