@@ -137,6 +137,20 @@ def test_an_object_of_one_pixel_in_a_photo():
     assert made.picture.shape[0] <= 9
 
 
+def test_thin_objects_stay_whole():
+    """Where a fit would lose them: a line, and objects that interlock."""
+    line = np.zeros((300, 400), bool)
+    line[150, 20:380] = True
+    opacity = opacity_in_photo(cut(painted(line), found(line), 1), line.shape)
+    assert opacity[line].min() > 127 and not opacity[:140].any()
+    stripes = np.zeros((100, 120), bool)
+    stripes[::2] = True
+    objects = found(stripes, ~stripes)
+    for number, mask in enumerate((stripes, ~stripes), 1):
+        opacity = opacity_in_photo(cut(painted(stripes), objects, number), mask.shape)
+        assert opacity[mask].min() > 100 and not opacity[~mask].any()
+
+
 def test_objects_at_the_borders_of_the_photo():
     """Are opaque up to the border, and the picture ends there."""
     for y, x in ((0, 0), (0, 199), (149, 0), (149, 199), (75, 0), (149, 100)):

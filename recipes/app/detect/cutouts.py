@@ -86,7 +86,7 @@ def cut_out(photo: np.ndarray, numbers: np.ndarray, number: int, instance: Insta
     top, left = (span.start for span in window)
     opacity = _fit(photo[window], instance, top, left)
     opacity = cv2.multiply(opacity, _clear_of(np.uint8((numbers > 0) & ~own)), scale=1 / 255)
-    if not opacity.any():  # too small or too unsure to be fitted
+    if (opacity[own] > 127).mean() < 0.5:  # too small, too thin or too unsure to be fitted
         opacity = np.uint8(own) * 255
     # A photo with an opacity of its own would be multiplied in here.
     picture = cutout.on_transparency(photo[window], opacity)
@@ -118,7 +118,7 @@ def _fit(part: np.ndarray, instance: Instance, top: int, left: int) -> np.ndarra
 
 
 def _clear_of(others: np.ndarray) -> np.ndarray:
-    """0 on other objects, uint8 0 or 1 [H, W], 255 elsewhere, with a step between along their outlines."""
+    """255, 0 on other objects, uint8 0 or 1 [H, W], and 128 or more beside them, so that the edge has no steps."""
     beside = np.uint8(255) - cv2.blur(others * 255, (3, 3))
     softened = cv2.addWeighted(beside, 2, beside, 0, -255)
-    return softened * (1 - others)
+    return np.maximum(softened, 128) * (1 - others)

@@ -11,6 +11,7 @@ from app.files import shown
 
 NAME = "label_map.pbtxt"  # beside a SavedModel
 TOKEN = re.compile(r"""\#.* | "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | [^\s{}:;,"'#]+""", re.VERBOSE)
+UNICODE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)  # \u65e5, among other escapes
 
 
 def read(path: pathlib.Path) -> dict[int, str]:
@@ -26,7 +27,8 @@ def read(path: pathlib.Path) -> dict[int, str]:
         for item in items:
             quoted = [item.get(key, "")[1:-1] for key in ("display_name", "name")]
             name = quoted[0] or quoted[1]
-            if name and "id" in item:  # escapes are bytes of UTF-8
+            name = UNICODE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[0], name)
+            if name and "id" in item:  # the other escapes are bytes of UTF-8
                 names[int(item["id"])] = name.encode().decode("unicode_escape").encode("latin-1").decode()
         if not names:
             raise ValueError('no line like item { id: 1 display_name: "person" }')
