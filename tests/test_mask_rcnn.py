@@ -398,10 +398,10 @@ def test_label_maps(tmp_path):
         "# item { id: 9 name: 'no' }\nitem: {\n name: \"a}b\"  # }\n id: 1\n}\n"
         "item {id: 2 keypoints { id: 7 label: 'nose' } display_name: 'it\\'s # Tür'}\n"
         "item { id: 3, display_name: 'caf\\303\\251\\tau lait' }\n"
-        "item { name: 'cat', display_name: '', id: 4 }",
+        "item { name: 'cat', display_name: '', id: 4 } item { id: 5 name: '\\u65e5\\u00e9 \\\\u65e5' }",
         encoding="utf-8-sig",  # with a byte order mark
     )
-    assert label_map.read(path) == {1: "a}b", 2: "it's # Tür", 3: "café\tau lait", 4: "cat"}
+    assert label_map.read(path) == {1: "a}b", 2: "it's # Tür", 3: "café\tau lait", 4: "cat", 5: "日é \\u65e5"}
     names = {1: 'a "b" \\ c\\n', 2: "it's\t日本\n", 90: "}{#"}
     label_map.write(path, names)
     assert label_map.read(path) == names

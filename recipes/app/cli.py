@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -111,9 +112,16 @@ def listed(values: Sequence) -> str:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows of cells in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    """The width of a text on a terminal: Chinese letters are two wide, accents that sit on a letter nothing."""
+    kinds = ((unicodedata.category(letter), unicodedata.east_asian_width(letter)) for letter in text)
+    return sum(0 if category in ("Mn", "Me") else 2 if width in "FW" else 1 for category, width in kinds)
 
 
 class Parser(argparse.ArgumentParser):

@@ -71,7 +71,11 @@ def cut_out(photo: np.ndarray, foreground: np.ndarray, transparent: np.ndarray |
     `foreground` is the probability that `enlarge` returns. `transparent` has the photo's own colours and alpha, RGBA,
     if parts of it are transparent; they stay so.
     """
-    opacity = _enlarged(alpha(foreground), photo)
+    return on_transparency(photo, _enlarged(alpha(foreground), photo), transparent)
+
+
+def on_transparency(photo: np.ndarray, opacity: np.ndarray, transparent: np.ndarray | None = None) -> np.ndarray:
+    """The same as `cut_out`, by the opacity of the result, uint8 [H, W], where the photo is opaque."""
     visible = colors(photo if transparent is None else _filled(transparent), opacity)
     if transparent is not None:
         own_alpha = transparent[..., 3]
