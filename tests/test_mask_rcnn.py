@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 
-from app import files, photos
+from app import files, inputs, photos
 from app.detect import detector, instances, label_map, saved_models
 
 import detectors
@@ -88,7 +88,7 @@ def test_files(command_line, drawn, tmp_path):
     assert (status, err) == (0, "")
     assert out.count("640 x 427  1 cat, 1 dog, 1 bench") == len(scenes)
     names = {f"{path.stem}_{kind}.png" for path in scenes for kind in ("overlay", "instances")}
-    assert {path.name for path in tmp_path.iterdir()} == {*names, "detections.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "detections.json", inputs.NAMES}
     offsets = []
     for path, things in scenes.items():
         photo = photos.read(path)
