@@ -23,6 +23,7 @@ class SoundTrack:
         self.last = self.end = None  # seconds: the time of what was written last, and its end
         self.shift = Fraction(0)  # seconds
         self.kind = None  # of the frames before
+        self.is_known = True  # whether FFmpeg can convert their layout
         self.resampler = None
         if self.is_copied:
             self.track = output.add_stream_from_template(source)
@@ -36,9 +37,11 @@ class SoundTrack:
         """Writes packets; `start`, in units of the source's time base, is the time that becomes zero."""
         for packet in packets:
             if not self.is_copied:
+                frames = []
                 with contextlib.suppress(av.FFmpegError):  # a damaged packet is left out
-                    for frame in packet.decode():
-                        self._encode(self._decoded(frame, start))
+                    frames = packet.decode()
+                for frame in frames:
+                    self._encode(self._at_its_time(frame, start))
             elif packet.dts is not None:
                 self._copy(packet, start)
 
@@ -63,12 +66,11 @@ class SoundTrack:
         self.end = self.last + max(duration, Fraction(1, 1000))
         return self.last
 
-    def _decoded(self, frame: av.AudioFrame, start: int) -> av.AudioFrame:
-        """A frame with its time in the output."""
-        duration = Fraction(frame.samples, frame.sample_rate)
-        time = self.end or Fraction(0)
+    def _at_its_time(self, frame: av.AudioFrame, start: int) -> av.AudioFrame:
+        time = (self.end or Fraction(0)) - self.shift  # without a time it follows the one before
         if frame.pts is not None:
-            time = self._in_order(frame.pts * frame.time_base - start * self.source.time_base, duration)
+            time = frame.pts * frame.time_base - start * self.source.time_base
+        time = self._in_order(time, Fraction(frame.samples, frame.sample_rate))
         frame.time_base = Fraction(1, frame.sample_rate)
         frame.pts = round(time / frame.time_base)
         return frame
@@ -80,9 +82,10 @@ class SoundTrack:
             if self.resampler:
                 self._mux(self.resampler.resample(None))
             self.resampler = frame and av.AudioResampler("fltp", self.layout, self.rate)
+            self.is_known = frame is None or _is_known(frame)
             self.kind = kind
         if frame:
-            self._mux(self.resampler.resample(_known(frame)))
+            self._mux(self.resampler.resample(frame if self.is_known else _first_two(frame)))
 
     def _mux(self, frames: Iterable[av.AudioFrame]) -> None:
         for frame in frames:
@@ -128,14 +131,19 @@ def _is_decodable(track: av.AudioStream) -> bool:
         return False
 
 
-def _known(frame: av.AudioFrame) -> av.AudioFrame:
-    """A frame whose layout FFmpeg can convert: for an unusual number of channels without names, the first two."""
+def _is_known(frame: av.AudioFrame) -> bool:
+    """Whether FFmpeg can convert the layout of a frame; not for unusual numbers of channels without names."""
     try:
         av.AudioResampler("fltp", "stereo", frame.sample_rate).resample(frame)
-        return frame
+        return True
     except av.FFmpegError:
-        (packed,) = av.AudioResampler("flt", frame.layout, frame.sample_rate).resample(frame)
-        samples = packed.to_ndarray().reshape(frame.samples, -1)  # PyAV crashes on more than eight planes
-        pair = av.AudioFrame.from_ndarray(samples[:, :2].reshape(1, -1), "flt", "stereo")
-        pair.sample_rate, pair.pts, pair.time_base = frame.sample_rate, frame.pts, frame.time_base
-        return pair
+        return False
+
+
+def _first_two(frame: av.AudioFrame) -> av.AudioFrame:
+    """The first two channels of a frame, as stereo."""
+    (packed,) = av.AudioResampler("flt", frame.layout, frame.sample_rate).resample(frame)
+    samples = packed.to_ndarray().reshape(frame.samples, -1)  # PyAV crashes on more than eight planes
+    pair = av.AudioFrame.from_ndarray(samples[:, :2].reshape(1, -1), "flt", "stereo")
+    pair.sample_rate, pair.pts, pair.time_base = frame.sample_rate, frame.pts, frame.time_base
+    return pair
