@@ -137,6 +137,24 @@ def test_an_object_of_one_pixel_in_a_photo():
     assert made.picture.shape[0] <= 9
 
 
+def test_a_mask_within_a_larger_part_of_the_photo():
+    """As detectors give them: the result does not depend on how much of the photo the mask covers."""
+    mask = disc(200, 300, 90, 60, 50)
+    objects = found(mask)
+    tight = [objects[0]._replace(mask=mask[40:141, 10:111], top=40, left=10)]
+    photo = painted(mask, softness=1)
+    whole, part = cut(photo, objects, 1), cut(photo, tight, 1)
+    assert whole[1:] == part[1:]
+    np.testing.assert_array_equal(whole.picture, part.picture)
+
+
+def test_a_panorama():
+    mask = np.zeros((30, 40_000), bool)
+    mask[10:20, 50:-50] = True
+    made = cut(painted(mask), found(mask), 1)
+    assert made.picture.shape[1] > 39_900 and made.picture[15 - made.top, 20_000, 3] == 255
+
+
 def test_thin_objects_stay_whole():
     """Where a fit would lose them: a line, and objects that interlock."""
     line = np.zeros((300, 400), bool)

@@ -114,12 +114,18 @@ def _surroundings(instance: Instance, shape: tuple[int, int]) -> tuple[slice, sl
 def _fit(part: np.ndarray, instance: Instance, top: int, left: int) -> np.ndarray:
     """The opacity of an object in a part of the photo, which begins at `top` and `left`; uint8 0..255."""
     coarse = np.float32(instance.mask) if instance.probabilities is None else instance.probabilities
-    shift = np.float32([[1, 0, instance.left - left], [0, 1, instance.top - top]])
     size = part.shape[1::-1]
-    probabilities = cv2.warpAffine(cv2.resize(coarse, instance.mask.shape[::-1]), shift, size, flags=cv2.INTER_NEAREST)
+    down, right = instance.top - top, instance.left - left  # from the part's corner to the mask's; may be negative
+    inside = cv2.resize(coarse, instance.mask.shape[::-1])[max(0, -down) :, max(0, -right) :]
+    inside = inside[: size[1] - max(0, down), : size[0] - max(0, right)]
+    probabilities = np.zeros(part.shape[:2], np.float32)
+    probabilities[max(0, down) :, max(0, right) :][: inside.shape[0], : inside.shape[1]] = inside
     if min(size) == 1:  # no windows to fit in
         return np.uint8(probabilities > 0.5) * 255
-    return cv2.resize(cutout.alpha(matting.Guide(part).fit(probabilities)), size, interpolation=cv2.INTER_LINEAR)
+    scale = max(1, -(-matting.SIDE // max(size)))  # in a smaller picture the windows would be too large for the object
+    guide = matting.Guide(cv2.resize(part, None, fx=scale, fy=scale))
+    interpolation = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    return cv2.resize(cutout.alpha(guide.fit(probabilities)), size, interpolation=interpolation)
 
 
 def _clear_of(others: np.ndarray) -> np.ndarray:
