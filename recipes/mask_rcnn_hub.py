@@ -141,13 +141,13 @@ def main() -> int:
             cut_out = save(args.output, item.name, photo, detections, args.cutout_score, transparent)
             cutouts.remove(args.output, old_cutouts[item.name], kept=cut_out)
             height, width = photo.shape[:2]
-            file_name = str(item.path.absolute())
+            file_name = inputs.absolute(item.path)
             found[item.path] = instances.coco_results(
                 (height, width), detections, image_ids[item.path], file_name, cut_out
             )
             counts.done += 1
             seconds = f"{time.perf_counter() - began:.1f}"
-            table.append((str(files.shown(item.path)), f"{width} x {height}", instances.summary(detections), seconds))
+            table.append((str(item.path), f"{width} x {height}", instances.summary(detections), seconds))
     finally:  # an interrupted run keeps its results
         if found:
             results.write(args.output, earlier, found)

@@ -10,9 +10,10 @@ import subprocess
 import threading
 import types
 
-from app import inputs
+from app import hdr, inputs
 from app.cli import InputError
-from app.predict import colors, cutout, video
+from app.predict import cutout, video
+from app.video import colors, writer
 
 import av
 import numpy as np
@@ -330,7 +331,7 @@ def test_highlights_keep_their_order():
     """Light above HDR's reference white is compressed, not clipped; its hue stays."""
     light = np.array([0.5, 0.8, 1, 1.5, 2.5])[:, np.newaxis] * [1, 0.9, 0.8]
     signal = np.rint(pq(light @ TO_BT2020.T * 203 / 10000) * 65535).astype(np.uint16)
-    result = colors.to_bt709(signal[np.newaxis], colors.BT2020, colors.PQ)[0].astype(int)
+    result = colors.to_bt709(signal[np.newaxis], colors.BT2020, hdr.PQ)[0].astype(int)
     assert (np.diff(result, axis=0) >= 0).all() and 245 <= result[2, 0] < result[3, 0] <= 255
     assert (np.diff(result, axis=1) < 0).all()
 
@@ -615,14 +616,14 @@ def test_one_video_that_fails_ends_in_one_line(command_line, weights, tmp_path, 
     rename(tmp_path / "a.mp4", b"avc1")
     film(tmp_path / "b.mp4", times=range(0, 120, 40))
     film(tmp_path / "c.mp4", times=range(0, 120, 40))
-    encode = video.VideoWriter._add_tracks
+    encode = writer.VideoWriter._add_tracks
 
-    def failing(writer):
-        if writer.video.source.name == "b.mp4":
+    def failing(output):
+        if output.video.source.name == "b.mp4":
             raise ValueError("this encoder has its own errors")
-        encode(writer)
+        encode(output)
 
-    monkeypatch.setattr(video.VideoWriter, "_add_tracks", failing)
+    monkeypatch.setattr(writer.VideoWriter, "_add_tracks", failing)
     output = tmp_path / "output"
     status, _, err = command_line(unet_scratch, "--predict", tmp_path, "--weights", weights, "--output", output)
     first, second = err.splitlines()

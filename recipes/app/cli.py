@@ -92,7 +92,12 @@ def print_error(message: str) -> None:
     """Prints an error on stderr, in one line; a progress bar on the screen stays intact."""
     if sys.flags.dev_mode and sys.exc_info()[0]:
         traceback.print_exc()
-    tqdm.write(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    tqdm.write(f"{pathlib.Path(sys.argv[0]).name}: {plain(message)}", file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """A text in one line, without the control characters that a file's name may hold."""
+    return "".join("?" if unicodedata.category(letter) == "Cc" else letter for letter in " ".join(text.split()))
 
 
 def one_line(error: Exception) -> str:
@@ -112,6 +117,7 @@ def listed(values: Sequence) -> str:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows of cells in aligned columns."""
+    rows = [list(map(plain, row)) for row in rows]
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))

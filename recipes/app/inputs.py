@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from app import photos
-from app.cli import InputError, print_error
+from app.cli import InputError, plain, print_error
 
 import av
 import numpy as np
@@ -102,7 +102,7 @@ def find(argument: pathlib.Path, counts: Counts, with_videos: bool, searched: se
     while waiting:
         top = waiting.pop(0)
         if top != argument and os.path.realpath(top) in searched:
-            print(f"{top}: a link to a folder that is searched already, left out", flush=True)
+            print(plain(f"{top}: a link to a folder that is searched already, left out"), flush=True)
             continue
         for place, folders, names in os.walk(top, onerror=report):
             searched.add(os.path.realpath(place))
@@ -184,7 +184,7 @@ def give_names(items: Sequence[Item], output: pathlib.Path) -> list[Item]:
     numbered = [item for item in new if item.name != names[absolute(item.path)]]
     if numbered:
         example = f"{names[absolute(numbered[0].path)]} for {numbered[0].path}"
-        print(f"names with a number, because other photos have theirs: {len(numbered)} ({example})", flush=True)
+        print(plain(f"names with a number, because other photos have theirs: {len(numbered)} ({example})"), flush=True)
     return [item._replace(name=names[absolute(item.path)]) for item in items]
 
 

@@ -9,6 +9,8 @@ import pathlib
 import struct
 from collections.abc import Sequence
 
+from app import hdr
+
 import numpy as np
 from PIL import Image, ImageCms
 
@@ -27,7 +29,6 @@ PRIMARIES = {  # by code point, ITU-T H.273, table 2; of the others most are clo
     11: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, 0.314, 0.351),  # DCI P3
     12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, *D65),  # Display P3
 }
-WHITE = 203  # cd/m2 of white in a picture of high dynamic range (ITU-R BT.2408)
 XYZ_D50 = np.array([0.9642, 1.0, 0.8249])
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
@@ -71,7 +72,7 @@ def profile_of(image: Image.Image, path: pathlib.Path) -> bytes | None:
     if icc:
         return icc if isinstance(icc, bytes) else None
     primaries, transfer = _code_points(image, path)
-    if primaries in PRIMARIES or transfer in (4, 5, 8, 16, 18):
+    if primaries in PRIMARIES or transfer in (4, 5, 8, hdr.PQ, hdr.HLG):
         return make_profile(PRIMARIES.get(primaries, SRGB_PRIMARIES), transfer_curve(transfer))
     if image.format == "PNG" and "srgb" not in image.info:
         return _png_profile(image.info.get("gamma"), image.info.get("chromaticity"))
@@ -106,16 +107,13 @@ def _code_points(image: Image.Image, path: pathlib.Path) -> tuple[int, int]:
 def transfer_curve(transfer: int) -> np.ndarray:
     """The light, 0..1, of the values 0..255 of a transfer function, given by its code point; sRGB's for unknown ones.
 
-    High dynamic range is cut off above white (ITU-R BT.2100: 16 is PQ, 18 HLG on a display of 1000 cd/m2).
+    High dynamic range is cut off above white; HLG is shown as on a display of 1000 cd/m2 (ITU-R BT.2100).
     """
     values = np.linspace(0, 1, 256)
-    if transfer == 16:
-        power = values ** (32 / 2523)
-        light = np.maximum(power - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * power)
-        return np.minimum(1, light ** (8192 / 1305) * 10000 / WHITE)
-    if transfer == 18:
-        scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
-        return np.minimum(1, scene**1.2 * 1000 / WHITE)
+    if transfer == hdr.PQ:
+        return np.minimum(1, hdr.pq(values))
+    if transfer == hdr.HLG:
+        return np.minimum(1, hdr.hlg(values) ** 1.2 * 1000 / hdr.WHITE)
     gamma = {4: 2.2, 5: 2.8, 8: 1.0}.get(transfer)
     if gamma is not None:
         return values**gamma

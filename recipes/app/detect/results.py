@@ -2,13 +2,13 @@
 
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app import files
 from app.cli import InputError, one_line
+from app.inputs import absolute
 
 NAME = "detections.json"
 LARGEST_ID = 2**53  # whole numbers up to here are exact in every reader of JSON
@@ -45,8 +45,8 @@ def image_ids(paths: Sequence[pathlib.Path], earlier: Sequence[dict]) -> dict[pa
     A photo keeps the id that it has in `earlier`, detections of earlier runs. Otherwise it is the photo's name, if that
     is a number and no other photo has it, else an unused number.
     """
-    given = {os.path.realpath(one["file_name"]): one["image_id"] for one in earlier}
-    ids = {path: given[os.path.realpath(path)] for path in paths if os.path.realpath(path) in given}
+    given = {one["file_name"]: one["image_id"] for one in earlier}
+    ids = {path: given[absolute(path)] for path in paths if absolute(path) in given}
     taken = {*given.values()}
     for path in paths:
         if path not in ids and path.stem.isdecimal() and int(path.stem) < LARGEST_ID and int(path.stem) not in taken:
@@ -58,7 +58,7 @@ def image_ids(paths: Sequence[pathlib.Path], earlier: Sequence[dict]) -> dict[pa
 
 def write(folder: pathlib.Path, earlier: Sequence[dict], found: Mapping[pathlib.Path, Sequence[dict]]) -> None:
     """Writes what was found in each photo; what earlier runs found in other photos is kept."""
-    photos = set(map(os.path.realpath, found))
-    kept = [one for one in earlier if os.path.realpath(one["file_name"]) not in photos]
+    photos = set(map(absolute, found))
+    kept = [one for one in earlier if one["file_name"] not in photos]
     detections = [*kept, *itertools.chain.from_iterable(found.values())]
     files.write_text(folder / NAME, json.dumps(detections) + "\n")

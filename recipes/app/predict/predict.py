@@ -157,8 +157,7 @@ class Journal:
         for entry in self.entries[:MAX_ROWS]:
             largest = sorted(entry["shares"].items(), key=lambda item: -item[1])[:4]
             summary = ", ".join(f"{fraction:.0%} {name}" for name, fraction in largest)
-            path = files.shown(pathlib.Path(entry["path"]))
-            table.append((str(path), "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
+            table.append((entry["path"], "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
         print_table(table)
         if len(self.entries) > MAX_ROWS:
             print(f"... and {len(self.entries) - MAX_ROWS} more")

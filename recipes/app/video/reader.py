@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Iterator
 from fractions import Fraction
 
-from app.cli import InputError, one_line
-from app.predict import colors, sound
+from app.cli import InputError, one_line, plain
+from app.video import colors, sound
 
 import av
 import cv2
@@ -48,7 +48,7 @@ class VideoReader:
             self.container.close()
             raise
         if remark:
-            print(" ".join(f"{source.name}: {remark}".split()), flush=True)
+            print(plain(f"{source.name}: {remark}"), flush=True)
         self.rate = self.stream.average_rate
         if not self.rate or self.rate > MAX_RATE:
             self.rate = Fraction(25)

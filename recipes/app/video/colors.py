@@ -2,6 +2,8 @@
 
 import functools
 
+from app import hdr
+
 import av
 import cv2
 import numpy as np
@@ -11,7 +13,6 @@ UNKNOWN = 2
 BT709, BT601, BT2020 = 1, 5, 9  # matrices; primaries too
 MATRICES = {1: BT709, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: BT2020, 10: BT2020}  # those that FFmpeg's scaler knows
 P3 = 11, 12  # primaries
-PQ, HLG = 16, 18  # transfer functions of HDR
 LIMITED, FULL = 1, 2  # ranges
 FULL_FORMATS = ("yuvj", "gray", "ya", "mono")  # unless tagged otherwise
 # Linear light of wider primaries to that of BT.709; the two kinds of P3 are taken as Display P3.
@@ -31,7 +32,7 @@ def rgb(frame: av.VideoFrame, stream: av.VideoStream) -> np.ndarray:
     if not frame.format.is_rgb:
         frame.colorspace = matrix
         frame.color_range = FULL if is_full else LIMITED
-    if transfer in (PQ, HLG) or primaries in (BT2020, *P3):
+    if transfer in (hdr.PQ, hdr.HLG) or primaries in (BT2020, *P3):
         return to_bt709(frame.reformat(format="rgb48le").to_ndarray(), primaries, transfer)
     return frame.reformat(format="rgb24").to_ndarray()
 
@@ -49,7 +50,7 @@ def tags(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int, int, b
 
     matrix, primaries, transfer = tag("colorspace"), tag("color_primaries"), tag("color_trc")
     matrix = MATRICES.get(matrix, UNKNOWN)
-    if transfer in (PQ, HLG) or BT2020 in (matrix, primaries):
+    if transfer in (hdr.PQ, hdr.HLG) or BT2020 in (matrix, primaries):
         matrix = BT2020 if matrix == UNKNOWN else matrix
         primaries = BT2020 if primaries == UNKNOWN else primaries
     if matrix == UNKNOWN:
@@ -68,10 +69,10 @@ def to_bt709(signal: np.ndarray, primaries: int, transfer: int) -> np.ndarray:
     is shown as on a display of 600 cd/m2 (a system gamma of 1.1 in BT.2100).
     """
     light = _light(transfer).take(signal)
-    if transfer == HLG:
+    if transfer == hdr.HLG:
         light *= cv2.pow(cv2.transform(light, LUMINANCE[np.newaxis]), 0.1)[..., np.newaxis]
     light = cv2.transform(light, TO_BT709.get(primaries, TO_BT709[BT709]))
-    if transfer in (PQ, HLG):
+    if transfer in (hdr.PQ, hdr.HLG):
         brightest = np.maximum(cv2.max(cv2.max(light[..., 0], light[..., 1]), light[..., 2]), KNEE)
         compressed = KNEE + (1 - KNEE) * (1 - cv2.exp((KNEE - brightest) / (1 - KNEE)))
         light *= (compressed / brightest)[..., np.newaxis]
@@ -84,10 +85,10 @@ def to_bt709(signal: np.ndarray, primaries: int, transfer: int) -> np.ndarray:
 def _light(transfer: int) -> np.ndarray:
     """Linear light, 1 where white is, for each signal of 16 bits: float32 [65536]."""
     signal = np.linspace(0, 1, 65536)
-    if transfer == PQ:
-        light = _pq(signal) * 10000 / 203
-    elif transfer == HLG:
-        light = _hlg(signal) / _hlg(0.75)
+    if transfer == hdr.PQ:
+        light = hdr.pq(signal)
+    elif transfer == hdr.HLG:
+        light = hdr.hlg(signal) / hdr.hlg(0.75)
     else:
         light = signal**GAMMA
     return light.astype(np.float32)
@@ -97,14 +98,3 @@ def _light(transfer: int) -> np.ndarray:
 def _screen() -> np.ndarray:
     """The 8-bit signal of a screen for each light of 16 bits: uint8 [65536]."""
     return np.rint(255 * np.linspace(0, 1, 65536) ** (1 / GAMMA)).astype(np.uint8)
-
-
-def _pq(signal: np.ndarray) -> np.ndarray:
-    """SMPTE ST 2084: light, 1 at 10,000 cd/m2."""
-    root = signal ** (32 / 2523)
-    return (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (8192 / 1305)
-
-
-def _hlg(signal: np.ndarray) -> np.ndarray:
-    """ITU-R BT.2100: light of the scene, 0..1."""
-    return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
