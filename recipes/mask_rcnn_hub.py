@@ -117,7 +117,8 @@ def save(
 def main() -> int:
     args = parse_flags()
     names = label_map.read(args.labels)
-    earlier = results.read(args.output)
+    results.read(args.output)  # refuses an output folder with a file that is not ours
+    inputs.check_output(args.output, "predictions*.jsonl", "--predict")
     counts = inputs.Counts()
     items = inputs.find_all(args.photos, args.output, counts)
     if not items:
@@ -126,7 +127,6 @@ def main() -> int:
     print(f"mask_rcnn_hub | photos: {len(items)} | {where}", flush=True)
     model = load(args.model)
     items = inputs.give_names(items, args.output)
-    image_ids = results.image_ids([item.path for item in items], earlier)
     old_cutouts = cutouts.of_earlier_runs(args.output, [item.name for item in items])
     found = {}
     table = [("photo", "size", "found", "seconds")]
@@ -142,15 +142,13 @@ def main() -> int:
             cutouts.remove(args.output, old_cutouts[item.name], kept=cut_out)
             height, width = photo.shape[:2]
             file_name = inputs.absolute(item.path)
-            found[item.path] = instances.coco_results(
-                (height, width), detections, image_ids[item.path], file_name, cut_out
-            )
+            found[item.path] = instances.coco_results((height, width), detections, 0, file_name, cut_out)
             counts.done += 1
             seconds = f"{time.perf_counter() - began:.1f}"
             table.append((str(item.path), f"{width} x {height}", instances.summary(detections), seconds))
     finally:  # an interrupted run keeps its results
         if found:
-            results.write(args.output, earlier, found)
+            results.write(args.output, found)
     if counts.done:
         cli.print_table(table)
         label_map.print_unnamed(itertools.chain.from_iterable(found.values()), names, args.labels)

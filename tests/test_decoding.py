@@ -643,3 +643,69 @@ def test_directories_in_a_ring_end(tmp_path):
     assert len(list(tiff.Reader(bytes(data)).directories())) == 1
     (tmp_path / "a.tif").write_bytes(data)
     assert photos.read(tmp_path / "a.tif").shape == (*LARGE, 3)
+
+
+def png_part(name, content, checksum=None):
+    checksum = zlib.crc32(name + content) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+
+BROKEN_METADATA = {
+    "profile without a number.jpg": b"\xff\xe2\0\x0eICC_PROFILE\0",
+    "profile cut.jpg": b"\xff\xe2\0\x0fICC_PROFILE\0\1",
+    "short jfif.jpg": b"\xff\xe0\0\x09JFIF\0\1\1",
+    "short adobe.jpg": b"\xff\xee\0\x09Adobe\0\x64",
+    "exif.png": png_part(b"eXIf", b"MM\0*", checksum=1),
+    "profile.png": png_part(b"iCCP", b"a\0\0x", checksum=1),
+    "text.png": png_part(b"tEXt", b"a\0b", checksum=1),
+    "short profile.png": png_part(b"iCCP", b"\0"),
+    "short gamma.png": png_part(b"gAMA", b"\0"),
+    "short chromaticity.png": png_part(b"cHRM", b"\0" * 8),
+    "short resolution.png": png_part(b"pHYs", b""),
+    "short intent.png": png_part(b"sRGB", b""),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_METADATA)
+def test_broken_metadata_are_passed_over(tmp_path, name):
+    path = save(tmp_path / "good", name[-4:])
+    expected = photos.read(path)
+    data = path.read_bytes()
+    place = 2 if name.endswith(".jpg") else 8 + 25  # after the start of the image, or the header
+    (tmp_path / name).write_bytes(data[:place] + BROKEN_METADATA[name] + data[place:])
+    np.testing.assert_array_equal(photos.read(tmp_path / name), expected)
+    assert photos.size(tmp_path / name) == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("ending", [".tif", ".mpo"])
+def test_a_small_first_picture_is_a_preview(tmp_path, ending):
+    """If it is of the same proportions, and a later one at least twice as wide; pages of a document are not."""
+    sizes = {"preview": (30, 20), "page": (300, 150)}
+    for name, size in sizes.items():
+        first = Image.new("RGB", size, (0, 0, 200))
+        path = tmp_path / f"{name}{ending}"
+        first.save(path, save_all=True, append_images=[Image.new("RGB", (300, 200), (200, 0, 0))])
+    assert photos.read(tmp_path / f"preview{ending}").shape == (200, 300, 3)
+    assert photos.size(tmp_path / f"preview{ending}") == (300, 200)
+    if ending == ".tif":
+        assert photos.read(tmp_path / "page.tif").shape == (150, 300, 3)
+
+
+def test_planes_of_16_bits_are_a_line(tmp_path):
+    """Pillow would read them as 8 bits."""
+    planes = np.arange(3 * 6 * 8, dtype="<u2").reshape(3, 6, 8) * 400
+    entries = [(256, 3, 1, 8), (257, 3, 1, 6), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 3, 210)]
+    entries += [(277, 3, 1, 3), (278, 3, 1, 6), (279, 4, 3, 230), (284, 3, 1, 2)]
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    data += b"".join(struct.pack("<HHII", *entry) for entry in entries) + b"\0" * 4
+    data = data.ljust(200, b"\0") + struct.pack("<3H", 16, 16, 16)
+    data = data.ljust(210, b"\0") + struct.pack("<3I", *(256 + 96 * plane for plane in range(3)))
+    data = data.ljust(230, b"\0") + struct.pack("<3I", 96, 96, 96)
+    (tmp_path / "planar.tif").write_bytes(data.ljust(256, b"\0") + planes.tobytes())
+    with pytest.raises(InputError, match=r"planar.tif: .*interleaved"):
+        photos.read(tmp_path / "planar.tif")
+
+
+def test_an_mpeg_file_is_no_photo(tmp_path):
+    (tmp_path / "film").write_bytes(b"\0\0\1\xb3\x0a\0\x78\x13" + b"\0" * 64)
+    assert photos.size(tmp_path / "film") is None and not photos.is_picture(tmp_path / "film")

@@ -310,10 +310,18 @@ def test_the_small_model_outlines_the_cat_and_the_dog_and_nothing_else(command_l
     assert (cat["category_id"], dog["category_id"]) == (17, 18)
     found = coco_masks.decode(cat["segmentation"]).astype(bool)
     photo = ROOT / "resources" / "photos" / "cat.jpg"
-    flags = ("--predict", photo, "--weights", "shipped", "--output", tmp_path)
-    assert command_line(unet_mobilenetv2, *flags)[0] == 0
-    cutout = np.asarray(Image.open(tmp_path / "cat_cutout.png"))[..., 3] > 127
+    flags = ("--predict", photo, "--weights", "shipped", "--output")
+    assert command_line(unet_mobilenetv2, *flags, tmp_path / "cat")[0] == 0
+    cutout = np.asarray(Image.open(tmp_path / "cat" / "cat_cutout.png"))[..., 3] > 127
     assert (found & cutout).sum() > 0.9 * (found | cutout).sum()
+    for recipe, command, output in (
+        (unet_mobilenetv2, flags, tmp_path),
+        (mask_rcnn_hub, (photo, "--model", "small", "--output"), tmp_path / "cat"),
+    ):
+        before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+        status, _, err = command_line(recipe, *command, output)
+        assert status == 2 and err.count("\n") == 1 and "holds results of" in err
+        assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
 
 
 @pytest.mark.parametrize(

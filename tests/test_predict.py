@@ -268,7 +268,33 @@ def test_results_of_other_photos_stay(command_line, weights, tmp_path):
     by_name = {line["name"]: line["path"] for line in lines}
     assert by_name["a-2"] == str(dcim / "a.heic") and by_name["a-3"] == str(tmp_path / "elsewhere" / "a.jpg")
     status, out, _ = command_line(unet_scratch, "--predict", dcim, *flags, "--resume")
-    assert "photos: 1," in out and "done before: 4" in out  # the one that only the shard has done
+    assert "photos: 0," in out and "done before: 5" in out  # one of them by the shard
+
+
+def test_runs_at_the_same_time_lose_no_line(tmp_path, weights):
+    journals = [predict.Journal(tmp_path, ("pet", "background"), weights, None) for _ in range(2)]
+    items = [inputs.Item(pathlib.Path(f"{name}.jpg"), name) for name in "abcd"]
+    for journal, own in zip(journals, (items[:2], items[2:]), strict=True):
+        assert journal.select(own, skip_done=True) == own
+    (tmp_path / "predictions.jsonl").write_text('5\n{"path": "elsewhere.png"}\n{"path": "cut')
+    for item in (*items, items[0]):
+        journal = journals[item in items[2:]]
+        journal.add(item, (8, 8), np.array([0.5, 0.5]), 0.1)
+    for journal in journals:
+        journal.finish()
+    assert [line.get("name") for line in predictions(tmp_path)] == [None, "b", "c", "d", "a"]
+
+
+def test_a_folder_in_the_way_of_a_photo(command_line, weights, tmp_path):
+    """The results of one photo would have the name of another's folder; one of the two fails."""
+    for name in ("cat_mask.png/x", "cat", "dog"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        drawn_photo(tmp_path / f"{name}.jpg", size=(64, 48))
+    flags = ("--weights", weights, "--output", tmp_path / "output")
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, *flags)
+    assert status == 1 and err.count("\n") == 1 and "cat_mask.png is in the way" in err
+    done = {line["name"] for line in predictions(tmp_path / "output")}
+    assert "dog" in done and len(done & {"cat", "cat_mask.png/x"}) == 1
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b"])

@@ -4,6 +4,7 @@ import argparse
 import functools
 import os
 import pathlib
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from tqdm import tqdm
 LARGEST = 2**31  # TensorFlow's integers end here
 STOPPED = 130  # exit status after Ctrl-C
 RESUME = "finished epochs are kept, and the same command with --resume goes on"
+DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # marks that turn the text around
 SECONDS_TO_STOP = 3  # enough for a program to delete its temporary files
 
 
@@ -96,8 +98,9 @@ def print_error(message: str) -> None:
 
 
 def plain(text: str) -> str:
-    """A text in one line, without the control characters that a file's name may hold."""
-    return "".join("?" if unicodedata.category(letter) == "Cc" else letter for letter in " ".join(text.split()))
+    """A text in one line, without the control characters and marks of direction that a file's name may hold."""
+    text = re.sub(r"[\t\n\v\f\r\x85\u2028\u2029]", " ", text)
+    return "".join("?" if unicodedata.category(letter) == "Cc" or letter in DIRECTIONS else letter for letter in text)
 
 
 def one_line(error: Exception) -> str:

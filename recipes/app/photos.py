@@ -1,5 +1,6 @@
 """Photos, read upright in sRGB whatever their format."""
 
+import os
 import pathlib
 import warnings
 
@@ -17,9 +18,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, and pictures
 
 def is_picture(path: pathlib.Path) -> bool:
     """Whether a file is a photo: by its ending, readable or not, or else by its content."""
+    # Not by pathlib, which raises PermissionError for a folder that may not be entered.
     if path.suffix.lower() in PICTURES:
-        return not path.is_dir()
-    return path.is_file() and (size(path) is not None or picture.is_raw(path))
+        return not os.path.isdir(path)  # noqa: PTH112
+    return os.path.isfile(path) and (size(path) is not None or picture.is_raw(path))  # noqa: PTH113
 
 
 def read(path: pathlib.Path) -> np.ndarray:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from app.cli import InputError
 from app.decode import colors, tiff
+from app.decode.repair import without_metadata
 
 import numpy as np
 import pillow_heif
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 ORIENTATION = 0x0112  # EXIF
 TURNS = {
@@ -101,7 +102,7 @@ def _is_turned(path: pathlib.Path, repair: bool) -> bool:
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path, repair: bool) -> Iterator[Image.Image]:
-    """Opens a picture; `repair` leaves out EXIF data that Pillow may stumble at."""
+    """Opens a picture; `repair` leaves out metadata that Pillow may stumble at."""
     with path.open("rb") as file:
         start = file.read(START)
         if tiff.is_raw(path, start):
@@ -111,14 +112,26 @@ def _opened(path: pathlib.Path, repair: bool) -> Iterator[Image.Image]:
         elif not repair:
             file.seek(0)
             image = Image.open(file)
-        elif start[4:8] == b"ftyp" and b"avif" in start:
-            image = Image.open(io.BytesIO(path.read_bytes().replace(b"Exif", b"none", 1)))  # the type of a part
         else:
-            raise ValueError(f"{path}: nothing to leave out")
+            image = Image.open(io.BytesIO(without_metadata(path.read_bytes())))
+        if image.format == "MPEG":  # which Pillow recognizes, but cannot read
+            raise UnidentifiedImageError(f"{path}: a video")
+        if image.format == "MPO":
+            _seek_largest(image)
         if image.format == "PCD":
             raise InputError(f"{path}: a Photo CD, of which only a preview can be read; convert it to JPEG")
         with image:
             yield image
+
+
+def _seek_largest(image: Image.Image) -> None:
+    """Goes to the largest of several pictures in a file, the first of equals."""
+    sizes = []
+    with contextlib.suppress(EOFError, OSError):
+        for number in range(image.n_frames):
+            image.seek(number)
+            sizes.append(image.width * image.height)
+    image.seek(sizes.index(max(sizes)) if sizes else 0)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -21,7 +21,7 @@ RAW_STARTS += (b"II\x1a\0\0\0HEAPCCDR",)
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 KIND, OLD_KIND, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262  # tags
-ORIENTATION, SUB_DIRECTORIES, PROFILE, DNG_VERSION = 274, 330, 34675, 50706
+ORIENTATION, PLANAR, SUB_DIRECTORIES, PROFILE, DNG_VERSION = 274, 284, 330, 34675, 50706
 RAW_PHOTOMETRICS = {32803, 34892}  # behind a colour filter array; linear
 RAW_COMPRESSIONS = {32767, 32769, 32770, 34713, 65000, 65535}  # Sony, Epson, Samsung, Nikon, Kodak, Pentax
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types
@@ -130,6 +130,8 @@ def open_full(path: pathlib.Path, rebuild: bool = False) -> Image.Image:
         if not directories:
             return Image.open(path)
         first, full = directories[0], _full(directories)
+        if full.first(PLANAR) == 2 and full.first(BITS) > 8 and len(full.values[BITS]) > 1:  # Pillow mixes them up
+            raise ValueError("channels of 16 bits in planes of their own; save it with the channels interleaved")
         image = None
         if full is first and not rebuild:
             with contextlib.suppress(Exception):  # the rebuilt one fails in the same way, if it fails
@@ -143,8 +145,18 @@ def _full(directories: list[Directory]) -> Directory:
     """The one of the full picture."""
     first = directories[0]
     of_first = first.values.get(SUB_DIRECTORIES, ())
-    rivals = [one for one in directories if not one.is_reduced and (first.is_reduced or one.place in of_first)]
+    rivals = [
+        one
+        for one in directories
+        if not one.is_reduced and (first.is_reduced or one.place in of_first or _is_preview(first, one))
+    ]
     return max([first, *rivals], key=lambda one: one.pixels)  # the first of equals
+
+
+def _is_preview(small: Directory, large: Directory) -> bool:
+    """Whether a picture looks like a smaller copy of another one: of the same proportions, at most half as wide."""
+    ratio = small.first(WIDTH) * large.first(HEIGHT) / max(1, small.first(HEIGHT) * large.first(WIDTH))
+    return 0.9 < ratio < 1.1 and large.pixels >= 4 * small.pixels
 
 
 def _has_white_zeros(directory: Directory) -> bool:

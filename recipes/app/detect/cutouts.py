@@ -62,8 +62,7 @@ def of_earlier_runs(folder: pathlib.Path, names: Iterable[str]) -> dict[str, set
     for parent in {pathlib.Path(name).parent for name in names}:
         for path in (folder / parent).glob("*_cutout.png"):
             match = FILE_NAME.fullmatch(path.name)
-            # NAME_1_cutout.png is that of a photo NAME_1 if --predict has put its mask there too.
-            if match and not path.with_name(path.name.replace("_cutout.png", "_mask.png")).exists():
+            if match:
                 found[str(parent / match[1])].add(str(parent / path.name))
     return found
 

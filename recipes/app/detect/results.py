@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app import files
+from app import files, inputs
 from app.cli import InputError, one_line
 from app.inputs import absolute
 
@@ -56,9 +56,13 @@ def image_ids(paths: Sequence[pathlib.Path], earlier: Sequence[dict]) -> dict[pa
     return {path: ids[path] if path in ids else next(free) for path in paths}
 
 
-def write(folder: pathlib.Path, earlier: Sequence[dict], found: Mapping[pathlib.Path, Sequence[dict]]) -> None:
-    """Writes what was found in each photo; what earlier runs found in other photos is kept."""
-    photos = set(map(absolute, found))
-    kept = [one for one in earlier if one["file_name"] not in photos]
-    detections = [*kept, *itertools.chain.from_iterable(found.values())]
-    files.write_text(folder / NAME, json.dumps(detections) + "\n")
+def write(folder: pathlib.Path, found: Mapping[pathlib.Path, Sequence[dict]]) -> None:
+    """Writes what was found in each photo, with its image id; what earlier runs found in other photos is kept."""
+    with inputs.locked(folder):
+        earlier = read(folder)
+        ids = image_ids(list(found), earlier)
+        photos = set(map(absolute, found))
+        detections = [one for one in earlier if one["file_name"] not in photos]
+        for path, results in found.items():
+            detections += [one | {"image_id": ids[path]} for one in results]
+        files.write_text(folder / NAME, json.dumps(detections) + "\n")

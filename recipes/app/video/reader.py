@@ -72,7 +72,8 @@ class VideoReader:
             raise InputError(f"{self.source}: not a video: there are no moving pictures in it")
         decodable = [track for track in tracks if track.codec_context is not None]
         if not decodable:
-            raise InputError(f"{self.source}: FFmpeg has no decoder for its pictures; convert it to MP4 with H.264")
+            advice = "convert it to MP4 with H.264"
+            raise InputError(f"{self.source}: FFmpeg has no decoder for its pictures, or it is cut off; {advice}")
         return next((track for track in decodable if track.disposition & Disposition.default), decodable[0])
 
     def start(self, track: av.stream.Stream) -> int:
