@@ -61,6 +61,26 @@ def test_check_train_and_predict(command_line, tmp_path, layout):
     assert (tmp_path / "found" / f"{photos[0].stem}_cutout.png").exists()
 
 
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_annotations_of_photos_that_are_turned(tmp_path, orientation):
+    """A TIFF that its EXIF data turn has the size that it is shown with, as a JPEG has."""
+    folder = write(tmp_path / "bugs")
+    upright = np.asarray(Image.open(folder / "images" / "scene 3.png"))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.rot90(upright, 1 if orientation == 6 else -1).copy())
+    stored.save(folder / "images" / "scene 3.tif", exif=exif)
+    (folder / "images" / "scene 3.png").unlink()
+
+    def rename(content):
+        content["images"][3]["file_name"] = "scene 3.tif"
+
+    change(folder / "annotations.json", rename)
+    contents = scan(folder)
+    assert not contents.problems and len(contents.examples) == 20
+    assert len(contents.warnings) == 1 and "scene 3.tif: turned upright" in contents.warnings[0]
+
+
 def test_label_maps_equal_the_masks_of_pycocotools(tmp_path):
     """Also as the training reads them: images and labels belong together."""
     folder = write(tmp_path / "bugs")

@@ -2,9 +2,10 @@
 
 import json
 import os
+import pathlib
 import sys
 
-from app import inputs
+from app import inputs, photos
 from app.cli import InputError
 
 import pytest
@@ -56,9 +57,10 @@ def test_subfolders_links_and_the_output_folder(tmp_path, capsys):
     expected = ["1-more/a.png", "100CANON/a.png", "100CANON/b.png", "101CANON/a.png"]
     assert found(dcim, dcim / "100CANON") == expected
     lines = dict.fromkeys(capsys.readouterr().out.splitlines())
-    assert list(lines) == [
+    links = [
         f"{dcim / name}: a link to a folder that is searched already, left out" for name in ("again", "100CANON/loop")
     ]
+    assert sorted(lines) == sorted([*links, f"{dcim / 'output'}: results of an earlier run, left out"])
     (dcim / "101CANON").chmod(0)
     counts = inputs.Counts()
     inputs.find_all([dcim], dcim / "output", counts)
@@ -92,9 +94,36 @@ def test_names_never_meet_and_stay(tmp_path, capsys):
     keys = [inputs._comparable(name) for name in given.values()]
     assert len(set(keys)) == len(keys) == 8
     assert given[str(second[0])] == "Cat-4" and all(len(os.fsencode(name)) < 200 for name in given.values())
-    (output / inputs.NAMES).write_bytes((output / inputs.NAMES).read_bytes() + b'\n["/cut')
+    (output / inputs.NAMES).write_bytes((output / inputs.NAMES).read_bytes() + b'\n5\nnull\n["p"]\n\xff\n["/cut')
     assert names(first, output) == {path: given[path] for path in map(str, first)}
     assert names([tmp_path], output)[str(folders[1] / "cat.jpg")] == "cat-3"
+
+
+def test_names_are_cut_between_letters():
+    for name in ("a" + "\u65e5" * 70, "\udcff" * 200, "x" * 300):
+        short = inputs._cleaned(pathlib.Path(f"{name}.jpg"))
+        assert name.startswith(short) and len(os.fsencode(short)) <= 180
+    assert inputs._cleaned(pathlib.Path("a" + "\u65e5" * 70 + ".jpg")) == "a" + "\u65e5" * 59
+
+
+def test_videos_in_folders(tmp_path):
+    """By their ending or how they start; a pipe, whatever it is called, is no video."""
+    for name, content in {
+        "film.MXF": b"",
+        "film": b"\0\0\0\x20ftypisom",
+        "old": b"RIFF\0\0\0\0AVI LIST",
+        "tv.ts": b"\x47" + b"\0" * 187 + b"\x47",
+        "code.ts": b"export const x = 1;\n" * 20,
+        "notes": b"ftyp",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    save(tmp_path / "photo")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    items = inputs.find_all([tmp_path], tmp_path / "output", inputs.Counts(), with_videos=True)
+    assert [item.path.name for item in items] == ["film", "film.MXF", "old", "photo.png", "pipe.mp4", "tv.ts"]
+    assert not inputs.is_video(tmp_path / "pipe.mp4") and inputs.is_video(tmp_path / "film.MXF")
+    with pytest.raises(InputError, match="not a file"):
+        photos.read(tmp_path / "pipe.mp4")
 
 
 def test_names_keep_the_tree(tmp_path):
@@ -115,7 +144,7 @@ def test_a_link_has_results_of_its_own(tmp_path):
 
 NAME_ALL = """
 import pathlib, sys
-from app import inputs
+from app import inputs, photos
 paths = [pathlib.Path(sys.argv[1], str(number), "IMG.jpg") for number in range(200)]
 items = [inputs.Item(path, "IMG") for path in paths[int(sys.argv[2]) :: 4]]
 inputs.give_names(items, pathlib.Path(sys.argv[3]))
@@ -137,7 +166,7 @@ def test_reading_continues_after_a_bad_photo(tmp_path, capfd):
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     counts = inputs.Counts()
     items = inputs.find_all([tmp_path, tmp_path / "nowhere", good[0]], tmp_path / "output", counts)
-    read = [item for item, _ in inputs.read_all(items, counts)]
+    read = [item for item, *_ in inputs.read_all(items, counts)]
     assert [item.path for item in read] == good
     assert len(os.fsencode(f".123456-{read[-1].name}_instances.png")) < 255
     counts.done = len(good)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 
-from app import files, photos
+from app import files, inputs, photos
 from app.detect import detector, instances, label_map, saved_models
 
 import detectors
@@ -88,7 +88,7 @@ def test_files(command_line, drawn, tmp_path):
     assert (status, err) == (0, "")
     assert out.count("640 x 427  1 cat, 1 dog, 1 bench") == len(scenes)
     names = {f"{path.stem}_{kind}.png" for path in scenes for kind in ("overlay", "instances")}
-    assert {path.name for path in tmp_path.iterdir()} == {*names, "detections.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "detections.json", inputs.NAMES}
     offsets = []
     for path, things in scenes.items():
         photo = photos.read(path)
@@ -310,10 +310,18 @@ def test_the_small_model_outlines_the_cat_and_the_dog_and_nothing_else(command_l
     assert (cat["category_id"], dog["category_id"]) == (17, 18)
     found = coco_masks.decode(cat["segmentation"]).astype(bool)
     photo = ROOT / "resources" / "photos" / "cat.jpg"
-    flags = ("--predict", photo, "--weights", "shipped", "--output", tmp_path)
-    assert command_line(unet_mobilenetv2, *flags)[0] == 0
-    cutout = np.asarray(Image.open(tmp_path / "cat_cutout.png"))[..., 3] > 127
+    flags = ("--predict", photo, "--weights", "shipped", "--output")
+    assert command_line(unet_mobilenetv2, *flags, tmp_path / "cat")[0] == 0
+    cutout = np.asarray(Image.open(tmp_path / "cat" / "cat_cutout.png"))[..., 3] > 127
     assert (found & cutout).sum() > 0.9 * (found | cutout).sum()
+    for recipe, command, output in (
+        (unet_mobilenetv2, flags, tmp_path),
+        (mask_rcnn_hub, (photo, "--model", "small", "--output"), tmp_path / "cat"),
+    ):
+        before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+        status, _, err = command_line(recipe, *command, output)
+        assert status == 2 and err.count("\n") == 1 and "holds results of" in err
+        assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -398,10 +406,10 @@ def test_label_maps(tmp_path):
         "# item { id: 9 name: 'no' }\nitem: {\n name: \"a}b\"  # }\n id: 1\n}\n"
         "item {id: 2 keypoints { id: 7 label: 'nose' } display_name: 'it\\'s # Tür'}\n"
         "item { id: 3, display_name: 'caf\\303\\251\\tau lait' }\n"
-        "item { name: 'cat', display_name: '', id: 4 }",
+        "item { name: 'cat', display_name: '', id: 4 } item { id: 5 name: '\\u65e5\\u00e9 \\\\u65e5' }",
         encoding="utf-8-sig",  # with a byte order mark
     )
-    assert label_map.read(path) == {1: "a}b", 2: "it's # Tür", 3: "café\tau lait", 4: "cat"}
+    assert label_map.read(path) == {1: "a}b", 2: "it's # Tür", 3: "café\tau lait", 4: "cat", 5: "日é \\u65e5"}
     names = {1: 'a "b" \\ c\\n', 2: "it's\t日本\n", 90: "}{#"}
     label_map.write(path, names)
     assert label_map.read(path) == names

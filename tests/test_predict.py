@@ -268,7 +268,33 @@ def test_results_of_other_photos_stay(command_line, weights, tmp_path):
     by_name = {line["name"]: line["path"] for line in lines}
     assert by_name["a-2"] == str(dcim / "a.heic") and by_name["a-3"] == str(tmp_path / "elsewhere" / "a.jpg")
     status, out, _ = command_line(unet_scratch, "--predict", dcim, *flags, "--resume")
-    assert "photos: 1," in out and "done before: 4" in out  # the one that only the shard has done
+    assert "photos: 0," in out and "done before: 5" in out  # one of them by the shard
+
+
+def test_runs_at_the_same_time_lose_no_line(tmp_path, weights):
+    journals = [predict.Journal(tmp_path, ("pet", "background"), weights, None) for _ in range(2)]
+    items = [inputs.Item(pathlib.Path(f"{name}.jpg"), name) for name in "abcd"]
+    for journal, own in zip(journals, (items[:2], items[2:]), strict=True):
+        assert journal.select(own, skip_done=True) == own
+    (tmp_path / "predictions.jsonl").write_text('5\n{"path": "elsewhere.png"}\n{"path": "cut')
+    for item in (*items, items[0]):
+        journal = journals[item in items[2:]]
+        journal.add(item, (8, 8), np.array([0.5, 0.5]), 0.1)
+    for journal in journals:
+        journal.finish()
+    assert [line.get("name") for line in predictions(tmp_path)] == [None, "b", "c", "d", "a"]
+
+
+def test_a_folder_in_the_way_of_a_photo(command_line, weights, tmp_path):
+    """The results of one photo would have the name of another's folder; one of the two fails."""
+    for name in ("cat_mask.png/x", "cat", "dog"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        drawn_photo(tmp_path / f"{name}.jpg", size=(64, 48))
+    flags = ("--weights", weights, "--output", tmp_path / "output")
+    status, _, err = command_line(unet_scratch, "--predict", tmp_path, *flags)
+    assert status == 1 and err.count("\n") == 1 and "cat_mask.png is in the way" in err
+    done = {line["name"] for line in predictions(tmp_path / "output")}
+    assert "dog" in done and len(done & {"cat", "cat_mask.png/x"}) == 1
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b"])
@@ -340,15 +366,15 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path, monkeypatch, c
     """At most two batches and the read-ahead are in memory at once, and the photos come in their order."""
     for number in range(60):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02}.png")
-    alive, read = set(), photos.read
+    alive, read = set(), photos.read_with_alpha
 
     def watched(path):
-        pixels = read(path)
-        alive.add(id(pixels))
-        weakref.finalize(pixels, alive.discard, id(pixels))
-        return pixels
+        photo = read(path)
+        alive.add(id(photo.pixels))
+        weakref.finalize(photo.pixels, alive.discard, id(photo.pixels))
+        return photo
 
-    monkeypatch.setattr(photos, "read", watched)
+    monkeypatch.setattr(photos, "read_with_alpha", watched)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     counts = inputs.Counts()
     items = inputs.find_all([tmp_path], tmp_path / "output", counts)
@@ -360,6 +386,28 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path, monkeypatch, c
         np.testing.assert_allclose(result["fractions"], 0.5)
     assert names == [item.name for item in items]
     assert most <= 2 * network.BATCH_SIZE + inputs.READ_AHEAD + 1
+
+
+def test_hidden_colours_are_seen_nowhere(tmp_path):
+    """What is transparent stays so, in whatever colours; what shows through in part keeps its own colour."""
+    photo = np.full((40, 60, 4), (200, 120, 60, 255), np.uint8)
+    photo[:20, :15, 3], photo[20:, :10, 3] = 0, 128
+    results = []
+    for name, hidden in (("green", (0, 255, 0)), ("black", (0, 0, 0))):
+        photo[:20, :15, :3] = hidden
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.fromarray(photo).save(folder / "a.png")
+        counts = inputs.Counts()
+        items = inputs.find_all([folder], folder / "output", counts)
+        assert len(list(predict.write_photos(Halves(), items, folder / "output", counts))) == 1
+        results.append({kind: (folder / "output" / f"a_{kind}.png") for kind in ("mask", "overlay", "cutout")})
+    for kind, path in results[0].items():
+        assert path.read_bytes() == results[1][kind].read_bytes(), kind
+    pixels = np.asarray(Image.open(results[0]["cutout"])).astype(int)
+    assert not pixels[:20, :15].any()
+    assert np.abs(pixels[24:, :8] - (200, 120, 60, 128)).max() <= 2
+    assert np.abs(pixels[2:, 17:20] - (200, 120, 60, 255)).max() <= 2
 
 
 def test_a_fault_in_writing_is_raised(tmp_path, monkeypatch):

@@ -5,10 +5,12 @@ import functools
 import math
 import os
 import pathlib
+import re
 import signal
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -22,6 +24,7 @@ OTHER_ADVICE = {  # of flags that start something else than a training
     "--check-data": "nothing was written",
     "--predict": "finished photos are kept, and the same command with --resume goes on",
 }
+DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # marks that turn the text around
 SECONDS_TO_STOP = 3  # enough for a program to delete its temporary files
 
 
@@ -97,7 +100,13 @@ def print_error(message: str) -> None:
     """Prints an error on stderr, in one line; a progress bar on the screen stays intact."""
     if sys.flags.dev_mode and sys.exc_info()[0]:
         traceback.print_exc()
-    tqdm.write(f"{pathlib.Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    tqdm.write(f"{pathlib.Path(sys.argv[0]).name}: {plain(message)}", file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """A text in one line, without the control characters and marks of direction that a file's name may hold."""
+    text = re.sub(r"[\t\n\v\f\r\x85\u2028\u2029]", " ", text)
+    return "".join("?" if unicodedata.category(letter) == "Cc" or letter in DIRECTIONS else letter for letter in text)
 
 
 def one_line(error: Exception) -> str:
@@ -124,9 +133,17 @@ def percent(share: float, digits: int = 2) -> str:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows of cells in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [list(map(plain, row)) for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    """The width of a text on a terminal: Chinese letters are two wide, accents that sit on a letter nothing."""
+    kinds = ((unicodedata.category(letter), unicodedata.east_asian_width(letter)) for letter in text)
+    return sum(0 if category in ("Mn", "Me") else 2 if width in "FW" else 1 for category, width in kinds)
 
 
 class Parser(argparse.ArgumentParser):

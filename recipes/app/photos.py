@@ -1,45 +1,47 @@
-"""Photos, read upright as RGB whatever their format."""
+"""Photos, read upright in sRGB whatever their format."""
 
-import functools
+import os
 import pathlib
 import warnings
-from collections.abc import Callable
 
 from app.cli import InputError, one_line
+from app.decode import picture, tiff
 
 import numpy as np
-import pillow_heif
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-ORIENTATION = 0x0112  # EXIF
-
-pillow_heif.register_heif_opener()  # what iPhones take
 PICTURES = Image.registered_extensions().keys()
 PICTURES -= {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}  # no photos
-# Pillow cannot read these photos; they are reported rather than passed over.
-PICTURES |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
+PICTURES |= tiff.RAW_ENDINGS  # they are reported rather than passed over
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, and pictures close to its size limit
 
 
-def read(path: pathlib.Path, white: float | None = None) -> np.ndarray:
-    """Reads a photo as uint8 [H, W, 3], RGB, upright according to its EXIF data; of an animation the first frame.
+def is_picture(path: pathlib.Path) -> bool:
+    """Whether a file is a photo: by its ending, readable or not, or else by its content."""
+    # Not by pathlib, which raises PermissionError for a folder that may not be entered.
+    if path.suffix.lower() in PICTURES:
+        return not os.path.isdir(path)  # noqa: PTH112
+    return os.path.isfile(path) and (size(path) is not None or picture.is_raw(path))  # noqa: PTH113
 
-    `white` is the value that becomes 255 in grey pictures of more than 8 bits; None: that of the format.
-    Raises InputError if it is not a picture, is damaged, or has more than 178 million pixels.
+
+def read(path: pathlib.Path, white: float | None = None) -> np.ndarray:
+    """Reads a photo as uint8 [H, W, 3], sRGB, upright according to its EXIF data; of an animation the first frame.
+
+    What is transparent shows a plain colour. `white` is the value that becomes 255 in grey pictures of more than 8
+    bits; None: that of the format. Raises InputError if it is not a picture, is a raw file, is damaged, or
+    has more than 178 million pixels.
     """
+    return read_with_alpha(path, white).pixels
+
+
+def read_with_alpha(path: pathlib.Path, white: float | None = None) -> picture.Picture:
+    """The pixels of `read`, and the photo's own colours with their alpha, uint8 [H, W, 4]; None if it is opaque."""
     try:
         if not path.is_file():  # a pipe would never end
             raise InputError(f"{path}: {'a link to nothing' if path.is_symlink() else 'not a file'}")
         if not path.stat().st_size:
             raise InputError(f"{path}: the file is empty")
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith(("I", "F")):  # 16 bits or more, which Pillow would clip at 255
-                values = np.nan_to_num(np.asarray(image, np.float32))
-                limits = (65535,) if "16" in image.mode else (1, 255, 65535, values.max())
-                full = white or next(limit for limit in limits if values.max() <= limit)
-                image = Image.fromarray((values.clip(0, full) * (255 / full)).astype(np.uint8))
-            return np.array(image.convert("RGB"))
+        return picture.decode(path, white)
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -51,34 +53,25 @@ def read(path: pathlib.Path, white: float | None = None) -> np.ndarray:
         raise InputError(f"{path}: damaged, or cannot be read ({reason})") from error
 
 
-def reader(white: float | None) -> Callable[[pathlib.Path], np.ndarray]:
-    """`read` with this `white`."""
-    return functools.partial(read, white=white) if white else read
-
-
 def size(path: pathlib.Path) -> tuple[int, int] | None:
     """The width and height of a photo, upright, from its first bytes; None if they cannot be read."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            is_turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-            return (height, width) if is_turned else (width, height)
+        return picture.size(path)
     except Exception:  # each of Pillow's formats fails in its own way
         return None
 
 
-def largest_value(path: pathlib.Path) -> tuple[float, bool] | None:
-    """The largest value in a picture of more than 8 bits, and whether it has colours; None for any other file.
-
-    Of colours of 16 bits Pillow reads the upper 8; the value is the largest that they may stand for.
-    """
+def is_turned(path: pathlib.Path) -> bool:
+    """Whether `read` turns or mirrors a photo because its EXIF data say so."""
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                return float(np.nan_to_num(np.asarray(image, np.float32)).max()), False
-            coding = image.tile[0].args if image.tile else ""
-            if image.mode == "RGB" and ";16" in str(coding):
-                return 256.0 * np.asarray(image).max() + 255, True
+        return picture.is_turned(path)
+    except Exception:  # each of Pillow's formats fails in its own way
+        return False
+
+
+def largest_value(path: pathlib.Path) -> tuple[float, bool] | None:
+    """The largest value in a picture of more than 8 bits, and whether it has colours; None for any other file."""
+    try:
+        return picture.largest_value(path)
     except Exception:  # each of Pillow's formats fails in its own way; `read` says why
-        pass
-    return None
+        return None

@@ -4,10 +4,16 @@ import os
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
+from matplotlib import font_manager
 from tensorflow_docs.plots import HistoryPlotter
 
 METRICS = ("loss", "accuracy", "mean_iou")
-STYLE = ("seaborn-v0_8-darkgrid", {"text.parse_math": False})  # a run's name may contain a dollar sign
+# For letters that matplotlib's own font lacks, as far as they are installed: Linux, macOS, Windows.
+FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Noto Sans Thai")
+FONTS += ("Noto Sans Devanagari", "Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic", "Leelawadee UI", "Nirmala UI")
+INSTALLED = [name for name in FONTS if name in font_manager.fontManager.get_font_names()]
+# A run's name may be in any script, and contain a dollar sign.
+STYLE = ("seaborn-v0_8-darkgrid", {"text.parse_math": False, "font.family": ["sans-serif", *INSTALLED]})
 
 
 @plt.style.context(STYLE)

@@ -76,7 +76,7 @@ class LabeledImage(NamedTuple):
 
     def read_image(self) -> np.ndarray:
         """The image, uint8 [H, W, 3]; raises InputError as photos.read does."""
-        return photos.reader(self.white)(self.image)
+        return photos.read(self.image, self.white) if self.white else photos.read(self.image)
 
 
 class Contents(NamedTuple):

@@ -30,7 +30,6 @@ from common.scores import TRIMAP
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 THREADS = 8
 JPEG = {".jpg", ".jpeg"}  # of 8 bits always
@@ -232,8 +231,7 @@ def _examine(
         label = example.read_label()
     except InputError as error:
         return str(error), *nothing
-    with Image.open(example.image) as file:
-        is_turned = file.getexif().get(photos.ORIENTATION, 1) not in (0, 1)
+    is_turned = photos.is_turned(example.image)
     height, width = image.shape[:2]
     rows, columns = label.shape
     if (rows, columns) != (height, width):

@@ -64,15 +64,18 @@ def detect(
         mask = probabilities > MASK_THRESHOLD
         if COARSE_MASKS in outputs and min(mask.shape) > 1:
             part = photo[top : top + mask.shape[0], left : left + mask.shape[1]]
-            guided = cv2.resize(matting.Guide(part).fit(probabilities), mask.shape[::-1]) > MASK_THRESHOLD
-            mask = guided if guided.any() else mask  # an unsure mask can vanish in what is surely around it
+            fitted = matting.Guide(part).fit(probabilities)
+            guided = cv2.resize(fitted, mask.shape[::-1]) > MASK_THRESHOLD
+            if guided.any():  # an unsure mask can vanish in what is surely around it
+                probabilities, mask = fitted, guided
         if not mask.any():
             continue
         if COARSE_MASKS in outputs:  # the mean of the box and the mask's own
             box = (box + np.add(scenes.bounds(mask), (top, left, top, left)) / (height, width, height, width)) / 2
         category = int(outputs["detection_classes"][k])
         name = names.get(category, f"class {category}")
-        instances.append(Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left))
+        small = matting.shrunk(probabilities, matting.SIDE)
+        instances.append(Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left, small))
     return instances
 
 

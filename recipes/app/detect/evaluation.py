@@ -111,7 +111,8 @@ def _mosaic(read: Sequence[Callable[[], Scene]], names: Sequence[str], detect: C
     axes = figure.subplots(rows, COLUMNS, squeeze=False)
     for pair, index in zip(axes.reshape(-1, 2), chosen, strict=False):
         scene = read[index]()
-        truth = [instances.of_mask(mask, names[k - 1]) for k, mask in zip(scene.classes, scene.masks, strict=True)]
+        true = zip(scene.classes, scene.masks, strict=True)
+        truth = [instances.of_mask(mask, names[k - 1])._replace(category_id=k) for k, mask in true]
         found = [instance for instance in detect(scene.image) if instance.score >= 0.5]
         pair[0].imshow(instances.overlay(scene.image, truth))
         pair[1].imshow(instances.overlay(scene.image, found))

@@ -3,21 +3,18 @@
 import collections
 import colorsys
 import itertools
-import pathlib
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from app.detect import scenes
+from common import masks
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_masks
 
 OPACITY = 0.45  # of the tint
-FONT = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # Latin, Greek, Cyrillic
 
 
 class Instance(NamedTuple):
@@ -30,6 +27,7 @@ class Instance(NamedTuple):
     mask: np.ndarray  # bool [h, w], the part of the photo around the object
     top: int  # of that part in the photo, pixels
     left: int
+    probabilities: np.ndarray | None = None  # float32 [h', w'], 0..1, of the same part at a lower resolution
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -55,8 +53,9 @@ def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.nd
 
 def summary(instances: Sequence[Instance]) -> str:
     """How many of which class, the most frequent ones first: "3 cat, 1 dog, 4 more kinds"."""
-    counts = collections.Counter(instance.name for instance in instances).most_common()
-    parts = [textwrap.shorten(f"{count} {name}", 30, placeholder="...") for name, count in counts[:4]]
+    names = (masks.one_line(instance.name) or f"class {instance.category_id}" for instance in instances)
+    counts = collections.Counter(names).most_common()
+    parts = [f"{count} {name}" for name, count in counts[:4]]
     if len(counts) > 4:
         parts.append(f"{len(counts) - 4} more kinds")
     return ", ".join(parts) or "nothing"
@@ -97,13 +96,15 @@ def _label(picture: np.ndarray, instances: Sequence[Instance], colors: Sequence[
     """Writes names and scores on plates at the boxes: inside the photo and, if possible, clear of other plates."""
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    font = ImageFont.truetype(FONT, max(12, round(min(image.size) / 36)))
-    margin = font.size // 5
-    height = font.size + 2 * margin
+    size = max(12, round(min(image.size) / 36))
+    ascent, descent = ImageFont.truetype(masks.FONT, size).getmetrics()
+    margin = size // 5
+    height = size + 2 * margin
     taken = np.zeros(picture.shape[:2], bool)
     for instance, color in zip(instances, colors, strict=True):
-        text = instance.name if instance.score is None else f"{instance.name} {instance.score:.0%}"
-        width = round(draw.textlength(text, font)) + 2 * margin
+        parts = _lettering(instance, size)
+        lengths = [draw.textlength(text, font) for text, font in parts]
+        width = round(sum(lengths)) + 2 * margin
         top, left, bottom, _ = np.multiply(instance.box, (image.height, image.width, image.height, image.width))
         x = max(0, min(round(left), image.width - width))
         places = (top - height, top, bottom, top - 2 * height, bottom - height)  # above, inside, below, ...
@@ -112,22 +113,32 @@ def _label(picture: np.ndarray, instances: Sequence[Instance], colors: Sequence[
         taken[y : y + height, x : x + width] = True
         draw.rectangle((x, y, x + width, y + height), fill=color)
         ink = "black" if np.dot(color, (0.299, 0.587, 0.114)) > 110 else "white"
-        draw.text((x + margin, y + height / 2), text, fill=ink, font=font, anchor="lm")
+        baseline = y + (height + ascent - descent) / 2
+        for (text, font), begin in zip(parts, itertools.accumulate(lengths, initial=x + margin), strict=False):
+            draw.text((begin, baseline), text, fill=ink, font=font, anchor="ls")
     return np.asarray(image)
 
 
-def image_ids(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, int]:
-    """An image id for each photo, as COCO's formats need it: its name, if that is a number, else an unused one."""
-    owners = {int(path.stem): path for path in reversed(paths) if path.stem.isdecimal()}  # the first of several
-    ids = {path: number for number, path in owners.items()}
-    free = itertools.filterfalse(owners.__contains__, itertools.count(1))
-    return {path: ids[path] if path in ids else next(free) for path in paths}
+def _lettering(instance: Instance, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """The name and score of an instance in parts, each with a font that has its letters."""
+    name, other = masks.lettering(instance.name, f"class {instance.category_id}")
+    text = name if instance.score is None else f"{name} {instance.score:.0%}"
+    missing = masks.lacking(text)
+    parts = itertools.groupby(text, key=missing.__contains__)
+    fonts = (masks.FONT, other)
+    return [("".join(letters), ImageFont.truetype(fonts[is_missing], size)) for is_missing, letters in parts]
 
 
-def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id: int, file_name: str) -> list[dict]:
+def coco_results(
+    size: tuple[int, int],
+    instances: Sequence[Instance],
+    image_id: int,
+    file_name: str,
+    cutouts: Mapping[int, dict] | None = None,
+) -> list[dict]:
     """The instances of a photo of size (H, W) in COCO's results format: https://cocodataset.org/#format-results.
 
-    "file_name" and "instance", the number in the instance map, are added.
+    "file_name" and "instance", the number in the instance map, are added, and "cutout" to those in `cutouts`.
     """
     height, width = size
     results = []
@@ -146,5 +157,7 @@ def coco_results(size: tuple[int, int], instances: Sequence[Instance], image_id:
             "file_name": file_name,
             "instance": number,
         }
+        if cutouts and number in cutouts:
+            result["cutout"] = cutouts[number]
         results.append(result)
     return results

@@ -4,11 +4,14 @@ import itertools
 import json
 import pathlib
 import re
+from collections.abc import Iterable
 
-from app.cli import InputError, one_line
+from app.cli import InputError, listed, one_line
+from app.files import shown
 
 NAME = "label_map.pbtxt"  # beside a SavedModel
 TOKEN = re.compile(r"""\#.* | "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | [^\s{}:;,"'#]+""", re.VERBOSE)
+UNICODE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)  # \u65e5, among other escapes
 
 
 def read(path: pathlib.Path) -> dict[int, str]:
@@ -24,13 +27,22 @@ def read(path: pathlib.Path) -> dict[int, str]:
         for item in items:
             quoted = [item.get(key, "")[1:-1] for key in ("display_name", "name")]
             name = quoted[0] or quoted[1]
-            if name and "id" in item:  # escapes are bytes of UTF-8
+            name = UNICODE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[0], name)
+            if name and "id" in item:  # the other escapes are bytes of UTF-8
                 names[int(item["id"])] = name.encode().decode("unicode_escape").encode("latin-1").decode()
         if not names:
             raise ValueError('no line like item { id: 1 display_name: "person" }')
     except (OSError, ValueError) as error:
         raise InputError(f"--labels {path}: cannot be read as a label map ({one_line(error)})") from error
     return names
+
+
+def print_unnamed(detections: Iterable[dict], names: dict[int, str], path: pathlib.Path) -> None:
+    """Prints which classes of detections, in COCO's format, have no name in the label map at `path`."""
+    unnamed = {detection["category_id"] for detection in detections} - names.keys()
+    if unnamed:
+        ids = listed(sorted(unnamed))
+        print(f"--labels {shown(path)}: it has no names for the class ids {ids}; name the label map of the model")
 
 
 def write(path: pathlib.Path, names: dict[int, str]) -> None:

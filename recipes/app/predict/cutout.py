@@ -65,16 +65,44 @@ def _enlarged(values: np.ndarray, photo: np.ndarray) -> np.ndarray:
     return cv2.resize(values, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def cut_out(photo: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+def cut_out(photo: np.ndarray, foreground: np.ndarray, transparent: np.ndarray | None = None) -> np.ndarray:
     """A photo, uint8 [H, W, 3], on transparency: RGBA, uint8 [H, W, 4]; transparent pixels are black.
 
-    `foreground` is the probability that `enlarge` returns.
+    `foreground` is the probability that `enlarge` returns. `transparent` has the photo's own colours and alpha, RGBA,
+    if parts of it are transparent; they stay so.
     """
-    opacity = _enlarged(alpha(foreground), photo)
-    visible = colors(photo, opacity)
+    return on_transparency(photo, _enlarged(alpha(foreground), photo), transparent)
+
+
+def on_transparency(photo: np.ndarray, opacity: np.ndarray, transparent: np.ndarray | None = None) -> np.ndarray:
+    """The same as `cut_out`, by the opacity of the result, uint8 [H, W], where the photo is opaque."""
+    visible = colors(photo if transparent is None else _filled(transparent), opacity)
+    if transparent is not None:
+        own_alpha = transparent[..., 3]
+        cv2.copyTo(transparent[..., :3], cv2.inRange(own_alpha, 1, 254), visible)  # these are the object's alone
+        opacity = cv2.multiply(opacity, own_alpha, scale=1 / 255)
     result = cv2.cvtColor(cv2.bitwise_and(visible, visible, mask=opacity), cv2.COLOR_RGB2RGBA)
     result[..., 3] = opacity
     return result
+
+
+def _filled(transparent: np.ndarray) -> np.ndarray:
+    """The colours of RGBA, uint8 [H, W, 4]; where nothing is visible those of the visible surroundings.
+
+    So that `colors` takes neither a hidden colour nor a plain one for the background of what is next to it.
+    """
+    weights = transparent[..., 3].astype(np.float32) / 255
+    colored = transparent[..., :3] * weights[..., np.newaxis]
+    small, fraction = matting.shrunk(colored, FUSED_SIDE), matting.shrunk(weights, FUSED_SIDE)
+    surroundings = np.zeros_like(small)
+    for reach in (1, 0.3, 0.1, 0.03):  # of the longer side, the nearest last
+        side = max(3, round(reach * max(fraction.shape)))
+        near = cv2.blur(fraction, (side, side))
+        means = cv2.blur(small, (side, side)).reshape(small.shape) / (near[..., np.newaxis] + 1e-5)
+        cv2.copyTo(means, np.uint8(near > 0.01), surroundings)
+    filled = transparent[..., :3].copy()
+    cv2.copyTo(_enlarged(surroundings.round().astype(np.uint8), filled), np.uint8(transparent[..., 3] == 0), filled)
+    return filled
 
 
 def alpha(foreground: np.ndarray) -> np.ndarray:

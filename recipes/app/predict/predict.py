@@ -35,6 +35,7 @@ def run(
 
     `shard` (I, N) selects the I-th of N parts, and skips what is done already, as `resume` does.
     """
+    inputs.check_output(output, "detections.json", "mask_rcnn_hub.py")
     counts = inputs.Counts()
     items = inputs.find_all(paths, output, counts, with_videos=True)
     if not items:
@@ -59,6 +60,8 @@ def run(
     for item, result in itertools.chain(photo_results, video_results):
         journal.add(item, **result)
         counts.done += 1
+    if journal.entries:
+        journal.finish()
     if counts.done:
         journal.print()
         print(f"pictures and {journal.path.name} are in {files.shown(output)}")
@@ -80,7 +83,7 @@ def write_photos(
     class_names = trained.class_names
 
     def write(segmented):
-        item, photo, probabilities, seconds = segmented
+        (item, transparent), photo, probabilities, seconds = segmented
         began = time.perf_counter()
         label, foreground = cutout.enlarge(photo, probabilities, class_names)
         png.write(output / f"{item.name}_mask.png", label)
@@ -89,15 +92,19 @@ def write_photos(
         if foreground is None:
             path.unlink(missing_ok=True)  # left by other weights
         else:
-            png.write(path, cutout.cut_out(photo, foreground))
+            png.write(path, cutout.cut_out(photo, foreground, transparent))
         seconds += time.perf_counter() - began
         return {"size": photo.shape[1::-1], "fractions": cutout.fractions(label, len(class_names)), "seconds": seconds}
 
-    segmented = network.segment_all(trained, inputs.read_all(items, counts, white))
+    pictures = (((item, transparent), photo) for item, photo, transparent in inputs.read_all(items, counts, white))
+    segmented = network.segment_all(trained, pictures)
     writers = min(os.cpu_count(), 4)  # a photo of 12 megapixels takes 0.3 GB while its pictures are made
     with ThreadPoolExecutor(writers) as pool:
-        for (item, *_), result in inputs.in_order(pool, write, segmented, writers):
-            yield item, result.result()
+        for ((item, _), *_), result in inputs.in_order(pool, write, segmented, writers):
+            try:
+                yield item, result.result()
+            except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+                counts.fail(f"{item.path}: its results cannot be written, {error.filename} is in the way")
 
 
 def write_videos(
@@ -123,53 +130,64 @@ class Journal:
         self.class_names = class_names
         self.weights = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()
         self.entries = []  # of this run
-        self.kept = []  # of earlier runs: other photos, and what is not done again
         self.states = {}  # {name: state of the file}, taken before the photos are read
 
     def select(self, items: Sequence[inputs.Item], skip_done: bool) -> list[inputs.Item]:
         """The photos to do: with `skip_done` those not yet recorded for the same weights and the same file."""
         self.states = {item.name: _state(item.path) for item in items}
+        if not skip_done:
+            return list(items)
         recorded = {}
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # the last line may be incomplete
-                    entry = json.loads(line)
-                    recorded[entry.get("name", entry["path"])] = entry
-        selected = []
-        for item in items:
-            entry = recorded.get(_text(item.name), {})
-            is_done = (entry.get("weights"), entry.get("file")) == (self.weights, self.states[item.name])
-            if not (skip_done and is_done):
-                selected.append(item)
-                recorded.pop(_text(item.name), None)
-        self.kept = list(recorded.values())
-        return selected
+        for path in sorted(self.path.parent.glob("predictions*.jsonl")):  # also those of other parts
+            recorded |= _entries(path)
+        states = {name: (entry.get("weights"), entry.get("file")) for name, entry in recorded.items()}
+        return [item for item in items if states.get(_text(item.name)) != (self.weights, self.states[item.name])]
 
     def add(self, item: inputs.Item, size: tuple[int, int], fractions: np.ndarray, seconds: float, **more) -> None:
         """Records a photo or video: its size (width, height), the fraction of each class, 0..1, the seconds, `more`."""
-        if not self.entries:  # until now the file of the run before is untouched
-            files.write_text(self.path, "".join(map(_line, self.kept)))
         shares = {name: round(float(fraction), 8) for name, fraction in zip(self.class_names, fractions, strict=True)}
         entry = {"path": _text(item.path), "name": _text(item.name), "size": size, **more, "shares": shares}
         entry |= {"seconds": round(seconds, 3), "weights": self.weights, "file": self.states[item.name]}
         self.entries.append(entry)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+        with inputs.locked(self.path.parent), self.path.open("a+b") as file:
+            file.seek(max(0, file.tell() - 1))
+            is_complete = file.read() in (b"", b"\n")  # otherwise a run was killed in the middle of a line
+            file.write((b"" if is_complete else b"\n") + _line(entry))
+
+    def finish(self) -> None:
+        """Removes the lines that later ones replace."""
+        with inputs.locked(self.path.parent):
+            lines = b"".join(map(_line, _entries(self.path).values()))
+            if self.path.read_bytes() != lines:
+                with files.replacing(self.path) as temporary:
+                    temporary.write_bytes(lines)
 
     def print(self) -> None:
         table = [("photo or video", "size", "seconds", "shares")]
         for entry in self.entries[:MAX_ROWS]:
             largest = sorted(entry["shares"].items(), key=lambda item: -item[1])[:4]
             summary = ", ".join(f"{percent(fraction, 0)} {name}" for name, fraction in largest)
-            path = files.shown(pathlib.Path(entry["path"]))
-            table.append((str(path), "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
+            table.append((entry["path"], "{} x {}".format(*entry["size"]), f"{entry['seconds']:.1f}", summary))
         print_table(table)
         if len(self.entries) > MAX_ROWS:
             print(f"... and {len(self.entries) - MAX_ROWS} more")
 
 
-def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+def _line(entry: dict[str, Any]) -> bytes:
+    return (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+
+
+def _entries(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """The last entry of each photo in a journal, by its name."""
+    entries = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # cut off, or not ours
+                entry = json.loads(line)
+                name = entry.get("name", entry["path"])
+                entries.pop(name, None)  # the order is that of the last lines
+                entries[name] = entry
+    return entries
 
 
 def _state(path: pathlib.Path) -> str | None:
