@@ -289,7 +289,8 @@ def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | N
             left_out.append(place)
     if sizes and np.count_nonzero(pixels) < 2:
         problems.append(f"{contents.place}: one class alone in all labels; there is nothing to learn")
-    used = [fact for place, fact in enumerate(facts) if place not in set(left_out)]
+    unused = set(left_out)
+    used = [fact for place, fact in enumerate(facts) if place not in unused]
     warnings += _remarks(class_names, ids, pixels, used, image_size)
     if contents.kind == "pairs" and contents.class_names:
         warnings += masks.doubt_background(class_names, ids, pixels)
