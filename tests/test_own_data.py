@@ -381,12 +381,14 @@ def test_the_model_remembers_its_data_and_its_scale(command_line, tmp_path):
 def test_a_stopped_check_says_nothing_about_epochs(command_line, tmp_path, monkeypatch):
     folder = make(tmp_path / "data", 3)
     ends = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     monkeypatch.setattr(os, "_exit", lambda status: ends.append(status) or sys.exit(status))
     monkeypatch.setattr("app.datasets.folder.scan", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     for flags_, words in ((("--check-data",), "stopped; nothing was written"), ((), "finished epochs are kept")):
         status, _, err = command_line(unet_scratch, "--data", folder, *flags_, "--output", tmp_path / "output")
         signal.alarm(0)
         assert status == 130 and words in err
+    signal.signal(signal.SIGINT, before)
 
 
 def test_epochs_of_all_stages_are_counted_together(command_line, tmp_path):
