@@ -1,6 +1,6 @@
 # make demo    trains a U-Net on drawn pets for about two minutes, cuts out a cat, outlines it with a Mask R-CNN, and
 #              says which pictures to open
-# make test    checks the style and runs the fast tests, about six minutes; make test-all also runs the slow ones
+# make test    checks the style and runs the fast tests, seven to thirteen minutes; make test-all also runs the slow ones
 # make bench   measures speed and memory against the plain way, about six minutes
 # All of them set up .venv first. PYTHON=... chooses the interpreter, 3.10 to 3.13.
 

@@ -156,7 +156,7 @@ def test_runs_at_the_same_time_agree_on_names(tmp_path):
     options = {"env": {**os.environ, "PYTHONPATH": str(ROOT / "recipes")}}
     processes = [start_process([*program, part, tmp_path / "output"], **options) for part in range(4)]
     assert [process.communicate(timeout=120)[1] for process in processes] == [""] * 4
-    lines = (tmp_path / "output" / inputs.NAMES).read_text().split("\n")[1:]
+    lines = (tmp_path / "output" / inputs.NAMES).read_text().splitlines()
     assert len(dict(map(json.loads, lines))) == 200 == len({json.loads(line)[1] for line in lines})
 
 

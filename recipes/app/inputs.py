@@ -199,6 +199,7 @@ def give_names(items: Sequence[Item], output: pathlib.Path) -> list[Item]:
     agree. A name that is taken gets a number. Names that differ only in case count as the same.
     """
     names = {}
+    line = "\n"
     with locked(output) as file:
         for line in file:
             with contextlib.suppress(ValueError, TypeError):  # the last line may be incomplete
@@ -215,7 +216,9 @@ def give_names(items: Sequence[Item], output: pathlib.Path) -> list[Item]:
                 name = f"{item.name}-{1 + numbers[item.name]}"
             taken.add(_comparable(name))
             names[absolute(item.path)] = name
-        file.write("".join(f"\n{json.dumps([absolute(item.path), names[absolute(item.path)]])}" for item in new))
+        if not line.endswith("\n"):
+            file.write("\n")
+        file.writelines(json.dumps([absolute(item.path), names[absolute(item.path)]]) + "\n" for item in new)
     numbered = [item for item in new if item.name != names[absolute(item.path)]]
     if numbered:
         example = f"{names[absolute(numbered[0].path)]} for {numbered[0].path}"
