@@ -40,7 +40,8 @@ def run(
     items = inputs.find_all(paths, output, counts, with_videos=True)
     if not items:
         return counts.exit_status()
-    items.sort(key=lambda item: inputs.is_video(item.path))  # photos first, so that each part gets some of both
+    films = {item.path for item in items if inputs.is_video(item.path)}
+    items.sort(key=lambda item: item.path in films)  # photos first, so that each part gets some of both
     device_name = device.description(device.start())  # before TensorFlow or JAX computes anything
     trained = network.from_weights(recipe, build_model, weights)
     items = inputs.give_names(items, output)
@@ -48,8 +49,8 @@ def run(
         items = items[shard[0] - 1 :: shard[1]]
     journal = Journal(output, trained.class_names, trained.file, shard)
     selected = journal.select(items, skip_done=resume or shard is not None)
-    pictures = [item for item in selected if not inputs.is_video(item.path)]
-    videos = [item for item in selected if inputs.is_video(item.path)]
+    pictures = [item for item in selected if item.path not in films]
+    videos = [item for item in selected if item.path in films]
     counts.done = len(items) - len(selected)
     what = f"photos: {len(pictures)}, videos: {len(videos)}, done before: {counts.done}"
     names = listed(trained.class_names)
