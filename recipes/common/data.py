@@ -154,6 +154,60 @@ def split(examples: tf.data.Dataset, fraction: float = 0.1, seed: int = 0) -> tu
     return part(False), part(True)
 
 
+def tiles(examples: tf.data.Dataset, size: int, step: int | None = None) -> tf.data.Dataset:
+    """Cuts large photos into tiles at their own resolution, for objects that would vanish in a resized photo.
+
+        train = data.tiles(train, 256, step=128)  # half overlapping
+        validation, test = (data.tiles(part, 256) for part in (validation, test))  # side by side
+        pets = data.from_datasets(train, validation, test, class_names, image_size=256, batch_size=16)
+
+    Tiles begin every `step` pixels from the upper left corner, until they reach the end of a photo. What the last ones
+    lack is mirrored, and its labels are ignored (the overlap-tile strategy: Ronneberger et al., U-Net, 2015, figure 2).
+
+    Args:
+      examples: pairs as for `from_datasets`. Split them before: tiles of one photo are alike.
+      size: side of a tile in pixels.
+      step: at most `size`, which is the default.
+    Returns:
+      Pairs of an image uint8 [size, size, 3] and labels [size, size] or [size, size, 1] of the same type as before.
+    Raises:
+      ValueError: for another step.
+    """
+    step = size if step is None else step
+    if not 0 < step <= size:
+        raise ValueError(f"tiles: a step of {step} is not in 1 to {size}, the size")
+
+    def side(number, length):  # the part of a photo that a tile needs, its pixels in that, and which are no reflection
+        places = number * step + tf.range(size, dtype=tf.int64)
+        first = tf.maximum(tf.minimum(places[0], length - size), 0)
+        reflected = places % (2 * length)
+        reflected = tf.minimum(reflected, 2 * length - 1 - reflected)
+        return slice(first, first + size), reflected - first, places < length
+
+    def cut(image, label):
+        height, width = tf.unstack(tf.shape(image, tf.int64)[:2])
+        rows, columns = tile_counts(height, size, step), tile_counts(width, size, step)
+        ignored = tf.constant(255 if label.dtype.max >= 255 else -1, label.dtype)
+
+        def tile(number):
+            part_y, y, is_photo_y = side(number // columns, height)
+            part_x, x, is_photo_x = side(number % columns, width)
+            parts = (pixels[part_y, part_x] for pixels in (image, label))
+            image_tile, label_tile = (tf.gather(tf.gather(part, y), x, axis=1) for part in parts)
+            is_photo = is_photo_y[:, tf.newaxis] & is_photo_x
+            is_photo = is_photo if label.shape.rank == 2 else is_photo[..., tf.newaxis]
+            return image_tile, tf.where(is_photo, label_tile, ignored)
+
+        return tf.data.Dataset.range(rows * columns).map(tile)
+
+    return examples.flat_map(cut)
+
+
+def tile_counts(sides, size: int, step: int) -> tf.Tensor:
+    """How many tiles of `tiles` cover sides, integers of any shape, in pixels."""
+    return tf.maximum(sides - size + step - 1, 0) // step + 1
+
+
 def resized(examples: tf.data.Dataset, size: int) -> tf.data.Dataset:
     """Pairs of an image uint8 [size, size, 3] and labels uint8 [size, size], from pairs as for `from_datasets`."""
 
