@@ -21,7 +21,7 @@ import numpy as np
 STATE = "state.npz"
 LOCK = ".running"
 # Flags that a resumed run must have in common with the interrupted one.
-FLAGS = ("data", "image_size", "epochs", "frozen_epochs", "batch_size", "learning_rate")
+FLAGS = ("data", "image_size", "tiles", "epochs", "frozen_epochs", "batch_size", "learning_rate")
 FLAGS += ("backbone_weights", "weights", "precision", "limit", "seed")
 BACKEND = "KERAS_BACKEND"
 KEPT = ("rows", "seconds", "training_seconds", "last_epoch", "findings")
@@ -163,7 +163,8 @@ def read_state(
     try:
         with (folder / STATE).open("rb") as opened, np.load(opened) as file:  # verifies checksums
             facts = json.loads(str(file["facts"]))
-            before = {name: facts["settings"].get(name) for name in settings}
+            recorded = {"tiles": False, **facts["settings"]}  # earlier versions had no tiles
+            before = {name: recorded.get(name) for name in settings}
             variables = {kind: [file[name] for name in file.files if name.startswith(f"{kind}-")] for kind in kinds}
     except FileNotFoundError:
         return {}, {}

@@ -68,7 +68,7 @@ def parse(
     if is_network:
         _add_flags_of_networks(add, recipe)
     else:
-        parser.set_defaults(predict=None, shard=None, weights=None)
+        parser.set_defaults(predict=None, shard=None, tiles=False, weights=None)
     args = parser.parse_args()
     args.data = _normalized(args.data)
     _check_combinations(args)
@@ -88,6 +88,8 @@ def _add_flags_of_all(add: Callable, recipe: str) -> None:
 
 
 def _add_flags_of_networks(add: Callable, recipe: str) -> None:
+    text = "train on tiles of large photos at their own resolution, --image-size pixels a side, for small objects"
+    add("--tiles", action="store_true", help=text)
     add("--precision", choices=PRECISIONS, default="auto", help="auto (default): the fastest one for this device")
     text = "segment your own photos, folders of them, or videos, instead of training"
     add("--predict", nargs="+", type=pathlib.Path, metavar="PATH", help=text)
@@ -105,6 +107,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         raise InputError(f"--check-data: needs a folder, and {args.data} is not one; name it with --data DIR")
     if args.check_data and args.predict:
         raise InputError("--check-data: only checks; leave --predict out")
+    if args.predict and args.tiles:
+        raise InputError("--tiles: only for a training, which its model remembers; leave it out with --predict")
     if args.shard and not args.predict:
         raise InputError("--shard: only with --predict; several machines train together with JAX, see the README")
 

@@ -27,7 +27,8 @@ def save(
     """Saves a model as float32, uncompiled, so `keras.saving.load_model(path)` needs none of this code.
 
     A .keras file is a zip archive; CLASSES_FILE in it holds the names of the classes, and ORIGIN_FILE on what it was
-    trained: "data", a name or the path of a folder, and "white", see datasets.LabeledImage.
+    trained: "data", a name or the path of a folder, "white", see datasets.LabeledImage, and "tiles": true, or
+    nothing.
     """
     with backend.undistributed(), files.replacing(path) as temporary:
         layers.as_plain_keras(model).save(temporary)

@@ -129,14 +129,16 @@ def print_scores(test: dict, train: dict) -> None:
         return "-" if value is None else f"{value:.3f}"
 
     mean = {key: np.mean([value for value in test[key].values() if value is not None]) for key in ("iou", "dice")}
-    print(f"\n{'test, ' + str(test['images']) + ' images':<22}{'IoU':>8}{'Dice':>8}")
+    images = "tiles" if "photos" in test else "images"
+    title = f"test, {test['images']} {images}"
+    print(f"\n{title:<22}{'IoU':>8}{'Dice':>8}")
     for name in test["iou"]:
         print(f"{name:<22}{fraction(test['iou'][name]):>8}{fraction(test['dice'][name]):>8}")
     print(f"{'mean':<22}{fraction(mean['iou']):>8}{fraction(mean['dice']):>8}")
     print(f"{'pixel accuracy':<22}{fraction(test['pixel_accuracy']):>8}")
     if "pet_iou_binary" in test:
         print(f"{'pet IoU with border':<22}{fraction(test['pet_iou_binary']):>8}")
-    speed = f"{train['seconds']:.0f} s, {train['images_per_second']:.1f} images/s"
+    speed = f"{train['seconds']:.0f} s, {train['images_per_second']:.1f} {images}/s"
     print(f"{'training':<22}{train['epochs']} epochs, {speed}")
 
 

@@ -52,7 +52,7 @@ def start(
     )
     device.check_backend()
     if args.check_data:
-        check.print_findings(pathlib.Path(args.data), args.image_size)
+        check.print_findings(pathlib.Path(args.data), None if args.tiles else args.image_size)
         sys.exit(0)
     if args.predict:
         options = {"weights": args.weights, "shard": args.shard, "resume": args.resume}
@@ -84,7 +84,7 @@ class Run:
       encoder_weights: the file of the encoder's pretrained weights.
       trained: the network to start from.
     Attributes:
-      image_size, epochs, batch_size, learning_rate: the flags.
+      image_size, tiles, epochs, batch_size, learning_rate: the flags.
       frozen_epochs: how many of the epochs have the encoder frozen; 0 if the encoder starts random, or if, once the
         data is loaded, the decoder turns out to be trained too.
       has_trained_encoder: whether the encoder starts from pretrained weights, or the whole network from --weights.
@@ -105,6 +105,7 @@ class Run:
         self.recipe = config["recipe"]
         self.data = config["data"]
         self.image_size = config["image_size"]
+        self.tiles = config.get("tiles", False)
         self.epochs = config["epochs"]
         self.batch_size = config["batch_size"]
         self.learning_rate = config["learning_rate"]
@@ -119,6 +120,7 @@ class Run:
         self.checkpoint = checkpoint.Checkpoint(self.output, self.model_path, score, self.team.is_first)
         self.class_names: tuple[str, ...] = ()
         self.white: float | None = None  # of the data, see datasets.LabeledImage
+        self.photos: dict[str, int] = {}  # of each split, if the images are tiles of them
         # What a resumed run must have in common with the interrupted one.
         self.settings = {name: config[name] for name in checkpoint.FLAGS if name in config}
         if "precision" in config:  # not of a detector
@@ -133,7 +135,8 @@ class Run:
     @property
     def origin(self) -> dict[str, Any]:
         """What a saved model records about its data."""
-        return {"data": flags.data_id(self.data), "white": self.white}
+        origin = {"data": flags.data_id(self.data), "white": self.white}
+        return origin | {"tiles": True} if self.tiles else origin
 
     @property
     def callbacks(self) -> list[keras.callbacks.Callback]:
@@ -159,14 +162,16 @@ class Run:
           InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
             other settings.
         """
-        dataset = self.load_dataset()
-        data = load.pipelines(dataset, self.image_size, self.batch_size, self.config["seed"])
+        dataset = self.load_dataset(tiles=self.tiles)
+        data = load.pipelines(dataset, self.image_size, self.batch_size, self.config["seed"], self.tiles)
         self.class_names = data.class_names
         start = ""
         if self.trained:
             start = f" | {self.trained.summary(data.class_names)}"
             if self.trained.is_for(data.class_names):
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
+        if self.tiles:
+            self.photos = {split: len(part) for split, part in dataset.splits.items()}
         self.begin(data.counts, list(data.class_names), start)
         fed = backend.feed(data, self.batch_size, self.team)
         return fed._replace(train_from=lambda step: fed.train_from(step + self.finished_epochs * data.steps_per_epoch))
@@ -200,7 +205,11 @@ class Run:
 
     def begin(self, counts: dict[str, int], classes: Any, start: str = "") -> None:
         """Prints the line that says what is trained on what, and begins or resumes the run."""
-        listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+        if self.photos:
+            parts = [f"{self.photos[split]} {split} ({count} tiles)" for split, count in counts.items()]
+        else:
+            parts = [f"{count} {split}" for split, count in counts.items()]
+        listed = ", ".join(parts)
         print(f"{self.recipe} | {self.data}, {self.image_size} px: {listed}{start} | {self.device}", flush=True)
         self.settings |= {"images": counts, "classes": classes}
         self.checkpoint.begin(self.settings, self.config["resume"])
@@ -230,6 +239,8 @@ class Run:
             "seconds": round(kept.seconds, 1),  # of `fit`, with the validation after each epoch
             "images_per_second": round(trained / kept.training_seconds, 2),  # of the training steps alone
         }
+        for split, facts in {"train": train, "test": test}.items():
+            facts |= {"photos": self.photos[split]} if self.photos else {}  # the images are tiles
         versions = report.versions(tf, keras, np, matplotlib) | {checkpoint.BACKEND: keras.config.backend()}
         self.write_metrics(test, train, versions)
         pictures = report.mosaics(self.output, examples, data.class_names, f"{self.recipe} on {self.data}")

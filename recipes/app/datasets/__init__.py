@@ -41,6 +41,7 @@ class Dataset(NamedTuple):
     arrays: tuple[tf.Variable, tf.Variable] | None = None  # images and class ids; elements are places in them
     findings: dict[str, Any] = {}  # noqa: RUF012  of the check of a folder, as JSON: spares a resumed run the check
     white: float | None = None  # of a folder's pictures of more than 8 bits, see LabeledImage
+    size: Callable[[Any], tuple[int, int]] | None = None  # the width and height of an element as NumPy
 
 
 def decode_by(read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Callable:

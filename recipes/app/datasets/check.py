@@ -9,13 +9,13 @@ from app.datasets import Contents, folder
 import numpy as np
 
 
-def print_findings(path: pathlib.Path, image_size: int, for_instances: bool = False) -> None:
-    """Prints what a folder holds, with every warning and problem; `image_size` is that of a training.
+def print_findings(path: pathlib.Path, image_size: int | None, for_instances: bool = False) -> None:
+    """Prints what a folder holds, with every warning and problem; `image_size` is that of a training, None on tiles.
 
     Raises:
       InputError: if it has problems, or instances are needed, and it has none.
     """
-    contents, _ = folder.scan(path, folder.read(path), image_size=image_size)
+    contents, _ = folder.scan(path, folder.read(path), image_size=image_size, for_instances=for_instances)
     places = folder.split(contents, seed=0)
     validated = f"{len(places['validation'])} to validate, " if "validation" in places else ""
     parts = f"{len(places['train'])} to train with, {validated}{len(places['test'])} to test"

@@ -23,6 +23,7 @@ from app.datasets import (
     palettes,
     pets,
     regions,
+    vanished,
     with_threads,
 )
 from common import data
@@ -54,7 +55,7 @@ def load(
     Raises:
       InputError: if the folder has problems, has changed since the earlier check, or has no instances to train with.
     """
-    contents, arrays, findings = _checked(path, seed, image_size, findings, keeps_photos)
+    contents, arrays, findings = _checked(path, seed, image_size, findings, keeps_photos, for_instances)
     examples = contents.examples
 
     def read_pair(place):
@@ -66,7 +67,10 @@ def load(
         train, test = len(places["train"]), len(places["test"])
         fraction = 0.1 if "test" in contents.splits else (train + test) / 10 / train
         splits["train"], splits["validation"] = data.split(splits["train"], fraction, seed)
-    options = {"arrays": arrays, "findings": findings, "white": contents.white}
+    left_out = set(contents.left_out)
+    used = [place for place in range(len(examples)) if place not in left_out]
+    sizes = dict(zip(used, contents.sizes, strict=False))  # none in the findings of earlier versions
+    options = {"arrays": arrays, "findings": findings, "white": contents.white, "size": sizes.get}
     dataset = Dataset(contents.class_names, splits, decode_by(read_pair), **options)
     if not for_instances:
         return dataset
@@ -79,14 +83,19 @@ def load(
 
 
 def _checked(
-    path: pathlib.Path, seed: int, image_size: int | None, findings: dict[str, Any] | None, keeps_photos: bool
+    path: pathlib.Path,
+    seed: int,
+    image_size: int | None,
+    findings: dict[str, Any] | None,
+    keeps_photos: bool,
+    for_instances: bool,
 ) -> tuple[Contents, tuple[tf.Variable, tf.Variable] | None, dict[str, Any]]:
     """The contents of a folder, photos in memory as of `scan`, and findings; with earlier ones it is not checked."""
     contents = read(path)
     fingerprint = _fingerprint(path, contents)
     arrays = None
     if not findings:
-        contents, arrays = scan(path, contents, seed, image_size, keeps_photos)
+        contents, arrays = scan(path, contents, seed, image_size, keeps_photos, for_instances)
         problems = contents.problems
         if problems:
             first = "; ".join(problems[:3])
@@ -98,7 +107,7 @@ def _checked(
         class_names = tuple(findings["class_names"])
         ids = np.array(findings["ids"], np.uint8)
         contents = contents._replace(class_names=class_names, ids=ids, left_out=findings["left_out"])
-        contents = contents.with_white(findings["white"])
+        contents = contents.with_white(findings["white"])._replace(sizes=findings.get("sizes", ()))
     else:
         raise InputError(f"--resume: the data in {path} changed since the interruption; start again without --resume")
     findings = {
@@ -107,6 +116,7 @@ def _checked(
         "ids": contents.ids.tolist(),
         "left_out": contents.left_out,
         "white": contents.white,
+        "sizes": contents.sizes,
     }
     return contents, arrays, findings
 
@@ -141,8 +151,9 @@ def scan(
     seed: int = 0,
     image_size: int | None = None,
     keeps_photos: bool = False,
+    for_instances: bool = False,
 ) -> tuple[Contents, tuple[tf.Variable, tf.Variable] | None]:
-    """Reads every image and its labels once, and checks them; for a training at `image_size`, if it is given.
+    """Reads every image and its labels once, and checks them; for a training at `image_size`, if photos are resized.
 
     Returns:
       The completed contents; with `keeps_photos` also the images and class ids of training and validation, resized.
@@ -165,7 +176,7 @@ def scan(
     with ThreadPoolExecutor(THREADS) as pool, data.progress_bar(len(others) or None, "checking") as bar:
         for _ in pool.map(lambda place: examine(place) is None, others):  # keeps no photo
             bar.update()
-    contents = _interpret(contents, facts, image_size)
+    contents = _interpret(contents, facts, image_size, for_instances)
     if arrays:
         _to_class_ids(arrays[1], contents.ids)
     _check_splits(path, contents, facts, split(contents, seed))
@@ -217,6 +228,7 @@ class Facts(NamedTuple):
     size: tuple[int, int]  # width and height of the image
     pixels: dict[int, int]  # of each value in the labels
     left: set[int]  # the values that are left at the size of the training
+    objects: dict[int, vanished.Objects]  # of each value, if the training shrinks the image
     is_turned: bool  # by EXIF data
     palette: bytes  # of a mask
 
@@ -241,14 +253,19 @@ def _examine(
     counts = np.bincount(label.ravel(), minlength=256)
     pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     left = set(pixels)
-    if image_size:  # the pixels that data.resize takes
-        places = [((np.arange(image_size) + 0.5) * side / image_size).astype(int) for side in label.shape]
-        left = set(np.unique(label[np.ix_(*places)]).tolist())
+    objects = {}
+    if image_size and max(label.shape) > image_size:
+        left = set(np.unique(label[np.ix_(*vanished.sampled(label.shape, image_size))]).tolist())
+        if is_mask:
+            small = [value for value in pixels if pixels[value] < max(pixels.values())]  # the most frequent stays
+            objects = vanished.in_mask(label, small, image_size)
+        else:
+            objects = vanished.in_annotations(example.annotations, image_size)
     palette = palettes.read(example.label_file) if is_mask else b""
-    return Facts((width, height), pixels, left, is_turned, palette), image, label
+    return Facts((width, height), pixels, left, objects, is_turned, palette), image, label
 
 
-def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | None) -> Contents:
+def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | None, for_instances: bool) -> Contents:
     """Completes the contents of a folder by what `_examine` found out about each example."""
     problems = contents.problems + [fact for fact in facts if isinstance(fact, str)]
     warnings = contents.warnings.copy()
@@ -291,16 +308,18 @@ def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | N
         problems.append(f"{contents.place}: one class alone in all labels; there is nothing to learn")
     unused = set(left_out)
     used = [fact for place, fact in enumerate(facts) if place not in unused]
-    warnings += _remarks(class_names, ids, pixels, used, image_size)
+    warnings += _remarks(class_names, pixels, used)
+    if image_size:
+        advice = "use a larger --image-size, or " + ("cut the photos into parts" if for_instances else "--tiles")
+        lost = vanished.describe(class_names, ids, pixels, used, image_size)
+        warnings = [f"{text}; {advice}" for text in lost] + warnings  # a training shows the first one
     if contents.kind == "pairs" and contents.class_names:
         warnings += masks.doubt_background(class_names, ids, pixels)
     lists = {"problems": problems, "warnings": warnings, "left_out": left_out, "sizes": sizes}
     return contents._replace(class_names=class_names, ids=ids, pixels=pixels, **lists)
 
 
-def _remarks(
-    class_names: Sequence[str], ids: np.ndarray, pixels: np.ndarray, facts: list[Facts], image_size: int | None
-) -> list[str]:
+def _remarks(class_names: Sequence[str], pixels: np.ndarray, facts: list[Facts]) -> list[str]:
     """Warnings about classes that cannot be learned, or may be meant as one."""
     warnings = []
     absent = [name for name, count in zip(class_names, pixels, strict=True) if not count]
@@ -309,14 +328,6 @@ def _remarks(
     twins = names.twins(class_names)
     if twins:
         warnings.append(f"classes whose names differ in case only: {listed(twins)}; if they are one, name them alike")
-    for number, name in enumerate(class_names):
-        full, left = (
-            sum(number in ids[list(values)] for values in kind)
-            for kind in ([fact.pixels for fact in facts], [fact.left for fact in facts])
-        )
-        if left < full / 2:
-            lost = f"no pixel of it is left at {image_size} px in {full - left} of the {full} masks or photos with it"
-            warnings.append(f"{name}: {lost}; use a larger --image-size, or cut the photos into parts")
     return warnings
 
 

@@ -12,6 +12,8 @@ from common import data
 import numpy as np
 import tensorflow as tf
 
+FEW_TILES = 4  # a photo of fewer keeps more than half of its resolution when it is resized to that of a tile
+
 
 def load(
     name: str,
@@ -22,6 +24,7 @@ def load(
     image_size: int | None = None,
     findings: dict[str, Any] | None = None,
     for_instances: bool = False,
+    tiles: bool = False,
 ) -> Dataset:
     """Loads a data set by its name.
 
@@ -34,6 +37,7 @@ def load(
         checked, at this size.
       findings: those of an interrupted run on the same folder, which is not checked again.
       for_instances: whether a detector is to be trained, which needs instances.
+      tiles: whether the photos are to be cut into tiles, so that a folder's stay as they are.
     Raises:
       InputError: for an unknown name, data that is missing and cannot be downloaded, or a folder with problems.
     """
@@ -42,8 +46,9 @@ def load(
     elif name == synthetic.NAME and not for_instances:
         dataset = synthetic.load(image_size, seed)
     elif pathlib.Path(name).is_dir():
-        keeps_photos = not (limit or for_instances)
-        dataset = folder.load(pathlib.Path(name), seed, image_size, findings, for_instances, keeps_photos)
+        keeps_photos = not (limit or for_instances or tiles)
+        size = None if tiles else image_size
+        dataset = folder.load(pathlib.Path(name), seed, size, findings, for_instances, keeps_photos)
     else:
         names = pets.NAME if for_instances else f"{pets.NAME}, {synthetic.NAME}"
         raise InputError(f"--data {name}: no such data set or folder; choose {names} or a folder")
@@ -52,12 +57,17 @@ def load(
     return dataset
 
 
-def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> data.Data:
-    """Builds the pipelines of a data set, at `image_size` pixels a side; the seed fixes order and augmentation."""
+def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int, tiles: bool = False) -> data.Data:
+    """Builds the pipelines of a data set, at `image_size` pixels a side; the seed fixes order and augmentation.
+
+    With `tiles`, the images are tiles of this size, and a line says so if the photos are too small for them.
+    """
     decoded = {
         split: with_threads(part.map(dataset.decode, num_parallel_calls=tf.data.AUTOTUNE))
         for split, part in dataset.splits.items()
     }
+    if tiles:
+        decoded = _tiled(dataset, decoded, image_size)
     options = {"batch_size": batch_size, "seed": seed, "augmented": dataset.augmented}
     if dataset.arrays:
         images, labels = dataset.arrays
@@ -72,6 +82,27 @@ def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int) -> 
     else:
         loaded = data.from_datasets(**decoded, class_names=dataset.class_names, image_size=image_size, **options)
     return loaded._replace(train_from=lambda step: with_threads(loaded.train_from(step)))
+
+
+def _tiled(dataset: Dataset, decoded: dict[str, tf.data.Dataset], tile: int) -> dict[str, tf.data.Dataset]:
+    """Cuts the photos of each split into tiles, for training half overlapping; prints a line if they are too small."""
+    parts = {}
+    photos = []
+    for split, pairs in decoded.items():
+        step = tile // 2 if split == "train" else tile
+        sizes = np.array([dataset.size(element) for element in dataset.splits[split].as_numpy_iterator()])
+        count = data.tile_counts(sizes, tile, step).numpy().prod(axis=1).sum()  # known without decoding a photo
+        parts[split] = data.tiles(pairs, tile, step).apply(tf.data.experimental.assert_cardinality(count))
+        photos.append(sizes)
+    photos = np.concatenate(photos)
+    larger = np.median(photos.prod(axis=1)) / tile**2
+    small = np.count_nonzero(photos.min(axis=1) < tile)
+    if larger < FEW_TILES:
+        advice = "leave --tiles out, or use a smaller --image-size"
+        print(f"--tiles: the photos are hardly larger than a tile, {larger:.1f} times its area; {advice}")
+    elif small:
+        print(f"--tiles: photos smaller than a tile: {small} of {len(photos)}; the rest of their tiles is ignored")
+    return parts
 
 
 def scenes(dataset: Dataset, split: str) -> list[Callable[[], Scene]]:

@@ -1,5 +1,6 @@
 """Oxford-IIIT Pet, by tensorflow-datasets."""
 
+import io
 import pathlib
 import shutil
 import sys
@@ -13,6 +14,7 @@ from common.scores import BACKGROUND, PET, TRIMAP
 import cv2
 import numpy as np
 import requests
+from PIL import Image
 
 NAME = "oxford_iiit_pet"
 CATEGORIES = {17: "cat", 18: "dog"}  # as in COCO's label map
@@ -48,9 +50,12 @@ def load(data_dir: str | None, seed: int) -> Dataset:
         image, label = decode(element)
         return scene(image.numpy(), label.numpy()[..., 0], is_cat=element["species"] == 0)
 
+    def size(element):
+        return Image.open(io.BytesIO(element["image"])).size  # reads the first bytes only
+
     train, validation = data.split(train, seed=seed)
     splits = {"train": train, "validation": validation, "test": test}
-    return Dataset(TRIMAP, splits, decode, categories=CATEGORIES, read_scene=read_scene)
+    return Dataset(TRIMAP, splits, decode, categories=CATEGORIES, read_scene=read_scene, size=size)
 
 
 def scene(image: np.ndarray, trimap: np.ndarray, is_cat: bool) -> Scene:

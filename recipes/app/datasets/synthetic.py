@@ -35,7 +35,7 @@ def load(image_size: int, seed: int) -> Dataset:
     train, validation = data.split(tf.data.Dataset.range(count), seed=seed)
     splits = {"train": train, "validation": validation, "test": tf.data.Dataset.range(count, count + COUNTS["test"])}
     # The drawings vary by themselves. A short training, as of the demo, learns faster without further variation.
-    return Dataset(TRIMAP, splits, decode_by(read), augmented=False)
+    return Dataset(TRIMAP, splits, decode_by(read), augmented=False, size=lambda number: (image_size, image_size))
 
 
 def draw(index: int, split: str = "train", seed: int = 0, image_size: int = 256) -> tuple[np.ndarray, np.ndarray]:

@@ -64,7 +64,7 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
     tf_keras.utils.set_random_seed(args.seed)
     encoder_weights = encoders.weights_file(keras.applications.MobileNetV2, args.backbone_weights)
     config = {"recipe": recipe, **vars(args)}
-    for name in ("predict", "shard", "weights"):  # flags of networks
+    for name in ("predict", "shard", "tiles", "weights"):  # flags of networks
         del config[name]
     return runs.Run(config, gpus, score="val_mask_ap", encoder_weights=encoder_weights)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.predict import matting
+from app.predict import matting, tiles
 from common import masks, scores
 
 import cv2
@@ -17,14 +17,17 @@ BACKGROUND = scores.TRIMAP[scores.BACKGROUND]  # its name, also among other clas
 
 
 def enlarge(
-    photo: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
+    photo: np.ndarray, probabilities: np.ndarray | tiles.Segmentation, class_names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Enlarges class probabilities to a photo's size, guided by the photo (matting.py).
 
     Takes a photo uint8 [H, W, 3] and probabilities float32 [h, w, classes], 0..1. Returns the label map, uint8 [H, W],
     and the probability of everything but the class "background", float32 0..1, of a copy of the photo with a longer
-    side of at most matting.MAX_SIDE; None without such a class.
+    side of at most matting.MAX_SIDE; None without such a class. What tiles say has the photo's size already, and stays
+    as it is: matting would lose small objects. Its probability is uint8, 255 for 1.
     """
+    if isinstance(probabilities, tiles.Segmentation):
+        return probabilities
     guide = matting.Guide(photo)
     by_name = {name: probabilities[..., index] for index, name in enumerate(class_names)}
     if scores.is_trimap(class_names):
@@ -56,9 +59,19 @@ def _trimap(pet: np.ndarray, photo: np.ndarray, class_names: Sequence[str]) -> n
     return cv2.LUT(coded, ids.astype(np.uint8))
 
 
+def opacities(class_names: Sequence[str]) -> np.ndarray | None:
+    """The opacity of each class in a cutout, float32 [classes], 0..1; None without a class "background"."""
+    if BACKGROUND not in class_names:
+        return None
+    border = 0.5 if scores.is_trimap(class_names) else 1.0  # the outline is the middle of a trimap's border
+    of_name = {BACKGROUND: 0.0, scores.TRIMAP[scores.BORDER]: border}
+    return np.array([of_name.get(name, 1.0) for name in class_names], np.float32)
+
+
 def _as_bytes(values: np.ndarray, contrast: float = 1.0) -> np.ndarray:
-    """Values around 0.5, with more contrast, as uint8."""
-    return cv2.addWeighted(values, 255 * contrast, values, 0, 255 * (1 - contrast) / 2, dtype=cv2.CV_8U)
+    """Values around a half, with more contrast, as uint8; 1.0, or 255 of uint8, becomes 255."""
+    scale = contrast if values.dtype == np.uint8 else 255 * contrast
+    return cv2.addWeighted(values, scale, values, 0, 255 * (1 - contrast) / 2, dtype=cv2.CV_8U)
 
 
 def _enlarged(values: np.ndarray, photo: np.ndarray) -> np.ndarray:

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 from app import backend, files, models
 from app.cli import InputError
+from app.predict import cutout, tiles
 
 import cv2
 import keras
 import numpy as np
 
 BATCH_SIZE = 8
+TILES = 16  # in a batch, if they have at most 256 px: fewer larger ones, so that they fit into memory
 BATCH_BYTES = 150e6  # bytes: a batch has fewer large photos, so that they fit into memory
 
 
@@ -22,9 +24,18 @@ class Network(NamedTuple):
     class_names: tuple[str, ...]
     file: pathlib.Path
     white: float | None = None  # of the pictures of more than 8 bits that it was trained on, see photos.read
+    tiles_in_batch: int = 0  # 0: not trained on tiles
 
-    def segment(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """The class probabilities of pictures, uint8 RGB of any size: float32 [B, size, size, classes]."""
+    def segment(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray | tiles.Segmentation]:
+        """What cutout.enlarge needs of pictures, uint8 RGB of any size, for each of them.
+
+        That is the class probabilities, float32 [size, size, classes], of a resized picture. A network that was trained
+        on tiles gives the classes of each pixel.
+        """
+        if self.tiles_in_batch:
+            opacities = cutout.opacities(self.class_names)
+            options = (self.probabilities, self.size, self.tiles_in_batch, opacities)
+            return [tiles.segment(picture, *options) for picture in pictures]
         size = (self.size, self.size)
         pixels = np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures])
         return self.probabilities(pixels.astype(np.float32))
@@ -40,9 +51,11 @@ def from_weights(
         raise InputError(f"--predict: there is no {files.shown(own)} yet; train first, or name --weights FILE")
     model, names = models.load(recipe, path, build_model)
     with_softmax = keras.Model(model.input, keras.ops.softmax(model.output))
-    return Network(
-        backend.forward(with_softmax, BATCH_SIZE), model.input_shape[1], names, path, models.origin(path).get("white")
-    )
+    origin = models.origin(path)
+    size = model.input_shape[1]
+    tiles_in_batch = max(1, min(TILES, TILES * 256**2 // size**2)) if origin.get("tiles") else 0
+    probabilities = backend.forward(with_softmax, tiles_in_batch or BATCH_SIZE)
+    return Network(probabilities, size, names, path, origin.get("white"), tiles_in_batch)
 
 
 def segment_all(
@@ -50,7 +63,7 @@ def segment_all(
 ) -> Iterator[tuple[Any, np.ndarray, np.ndarray, float]]:
     """Segments pictures in batches, each given by a key and its pixels, uint8 [H, W, 3].
 
-    Yields the key, the pixels, the class probabilities float32 [size, size, classes], and the seconds of the network.
+    Yields the key, the pixels, what Network.segment returns for it, and the seconds of the network.
     """
     pictures = iter(pictures)
     while True:
