@@ -11,18 +11,18 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_masks
 
-SPECK = 4  # pixels: what is smaller in a mask is a slip of the brush rather than an object
+SPECK = 4  # pixels: what is smaller is no object in a mask, and hardly one that a network can learn
 BLOCK = 2**24  # pixels of a mask that are searched at a time, to save memory
-SURE = 16  # resized pixels: an annotation of more, and at least two both ways, leaves some
+SURE = 16  # resized pixels: an annotation of more, and at least two both ways, is not lost
 MOST = 0.1  # of the objects or pixels of a class may vanish without a word
 
 
 class Objects(NamedTuple):
-    """The objects of a class, and those of them that leave no pixel."""
+    """The objects of a class, and those that are lost: resized to nothing, or to a speck of less than a quarter."""
 
     count: int = 0
     lost: int = 0
-    lost_pixels: int = 0
+    lost_pixels: int = 0  # at the photo's own size
 
     def plus(self, other: "Objects") -> "Objects":
         return Objects(*map(sum, zip(self, other, strict=True)))
@@ -34,7 +34,7 @@ def sampled(shape: tuple[int, int], image_size: int) -> list[np.ndarray]:
 
 
 def in_mask(label: np.ndarray, values: Sequence[int], image_size: int) -> dict[int, Objects]:
-    """Counts the regions of these values in a mask, uint8 [H, W], and those without a pixel at `image_size`."""
+    """Counts the regions of these values in a mask, uint8 [H, W], and those that are lost at `image_size`."""
     objects = dict.fromkeys(values, Objects())
     rows, columns = sampled(label.shape, image_size)
     block = max(1, BLOCK // label.shape[1])
@@ -47,15 +47,14 @@ def in_mask(label: np.ndarray, values: Sequence[int], image_size: int) -> dict[i
             areas = facts[:, cv2.CC_STAT_AREA]
             is_object = areas >= SPECK
             is_object[0] = False  # what is around the regions
-            is_lost = is_object.copy()
-            is_lost[regions[places]] = False
+            is_lost = is_object & _is_lost(areas, np.bincount(regions[places].ravel(), minlength=len(areas)))
             found = Objects(int(is_object.sum()), int(is_lost.sum()), int(areas[is_lost].sum()))
             objects[value] = objects[value].plus(found)
     return objects
 
 
 def in_annotations(annotations: Sequence[Annotation], image_size: int) -> dict[int, Objects]:
-    """Counts the annotations of a photo but for crowds, by class id, and those without a pixel at `image_size`."""
+    """Counts the annotations of a photo but for crowds, by class id, and those that are lost at `image_size`."""
     objects = {}
     for annotation in annotations:
         if annotation.is_crowd:
@@ -65,10 +64,15 @@ def in_annotations(annotations: Sequence[Annotation], image_size: int) -> dict[i
         area = int(coco_masks.area(annotation.region))
         sides = coco_masks.toBbox(annotation.region)[:1:-1]  # height, width
         is_large = (sides >= 2 * strides).all() and area > SURE * strides.prod()
-        is_lost = not is_large and not annotation.mask()[np.ix_(*sampled(shape, image_size))].any()
+        is_lost = not is_large and _is_lost(area, annotation.mask()[np.ix_(*sampled(shape, image_size))].sum())
         found = Objects(1, int(is_lost), area * is_lost)
         objects[annotation.class_id] = objects.get(annotation.class_id, Objects()).plus(found)
     return objects
+
+
+def _is_lost(area, left):
+    """Whether objects of these areas are lost with these pixels left; numbers or arrays."""
+    return (left == 0) | ((left < SPECK) & (4 * left < area))
 
 
 def describe(
@@ -99,5 +103,5 @@ def describe(
         elif objects.lost > MOST * objects.count or objects.lost_pixels > MOST * pixels[number]:
             share = percent(objects.lost_pixels / pixels[number], 0)
             lost = f"{objects.lost} of its {objects.count} objects, {share} of its pixels"
-            texts.append(f"{name}: {lost}, vanish at {image_size} px")
+            texts.append(f"{name}: {lost}, vanish or shrink to fewer than {SPECK} pixels at {image_size} px")
     return texts
