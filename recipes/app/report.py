@@ -20,8 +20,12 @@ MOSAIC_IMAGES = 64  # the mosaics choose from the first test images
 MOSAIC_ROWS = 4
 
 
-def score(model_path: pathlib.Path, data: Data, batch_size: int) -> tuple[dict, list[masks.Example]]:
+def score(
+    model_path: pathlib.Path, data: Data, batch_size: int, is_tiled: bool = False
+) -> tuple[dict, list[masks.Example]]:
     """Runs a saved model over the test split once: its scores, and the first MOSAIC_IMAGES as examples.
+
+    With `is_tiled` only tiles where there is more than one class, or an error, are examples.
 
     Args:
       model_path: the model, as .keras.
@@ -43,7 +47,8 @@ def score(model_path: pathlib.Path, data: Data, batch_size: int) -> tuple[dict, 
             for image, label, prediction in zip(images, labels, predictions, strict=True):
                 matrix = scores.confusion_matrix(label, prediction, num_classes)
                 iou = scores.report(matrix, data.class_names)["mean_iou"]
-                if iou is not None:  # None: every pixel is ignored
+                # None: every pixel is ignored. Most tiles are all background, and found to be so: nothing to see.
+                if iou is not None and not (is_tiled and np.count_nonzero(matrix) == 1):
                     examples.append(masks.Example(image, label, prediction, iou))
         progress.add(1)
     test = {"images": data.counts["test"], **scores.report(np.array(confusion.matrix), data.class_names)}

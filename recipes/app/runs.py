@@ -230,7 +230,7 @@ class Run:
         if not self.team.is_first:
             return
         with backend.undistributed():
-            test, examples = report.score(self.model_path, data, self.batch_size)
+            test, examples = report.score(self.model_path, data, self.batch_size, self.tiles)
         kept = self.checkpoint
         trained = self.batch_size * data.steps_per_epoch * self.finished_epochs
         train = {

@@ -13,6 +13,7 @@ ON_OUTLINE = 128  # a depth of d pixels inside the outline is the uint8 ON_OUTLI
 PER_PIXEL = 4
 BORDER = 8.5  # half the width of a trimap's border in a photo of 500 pixels; in the guide's it is below 127 / PER_PIXEL
 FUSED_SIDE = 250  # pixels of the longer side of the copy in which the colours of a soft edge are estimated
+BLOCK = 2**20  # pixels of a soft edge that are computed at a time, to save memory
 BACKGROUND = scores.TRIMAP[scores.BACKGROUND]  # its name, also among other classes
 
 
@@ -130,8 +131,7 @@ def colors(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     estimated as weighted means of the surroundings of a pixel in a small copy of the photo, first large and then small
     ones, and corrected so that both together give the photo. `opacity` is uint8 [H, W].
     """
-    edge = np.flatnonzero(cv2.inRange(opacity, 1, 254))
-    if not len(edge):
+    if not cv2.inRange(opacity, 1, 254).any():
         return photo
     small = matting.shrunk(photo, FUSED_SIDE).astype(np.float32)
     fraction = matting.shrunk(opacity, FUSED_SIDE).astype(np.float32)[..., np.newaxis] / 255
@@ -142,15 +142,15 @@ def colors(photo: np.ndarray, opacity: np.ndarray) -> np.ndarray:
         background = _mean(background, 1 - fraction, side)
         foreground = _unmixed(small, fraction, mean_foreground, background)
 
-    def in_edge(values):
-        enlarged = cv2.resize(values.round().astype(np.uint8), photo.shape[1::-1])
-        return enlarged.reshape(-1, 3)[edge].astype(np.float32)
-
+    means = [_enlarged(values.round().astype(np.uint8), photo) for values in (mean_foreground, background)]
     result = photo.copy()
-    pixels = result.reshape(-1, 3)
-    fraction = opacity.ravel()[edge, np.newaxis] / np.float32(255)
-    seen = pixels[edge].astype(np.float32)
-    pixels[edge] = np.rint(_unmixed(seen, fraction, in_edge(mean_foreground), in_edge(background)))
+    pictures = [picture.reshape(-1, 3) for picture in (result, *means)]
+    opacity = opacity.ravel()
+    for start in range(0, opacity.size, BLOCK):
+        edge = start + np.flatnonzero(cv2.inRange(opacity[start : start + BLOCK], 1, 254))
+        seen, *surroundings = (pixels[edge].astype(np.float32) for pixels in pictures)
+        fraction = opacity[edge, np.newaxis] / np.float32(255)
+        pictures[0][edge] = np.rint(_unmixed(seen, fraction, *surroundings))
     return result
 
 
