@@ -198,6 +198,56 @@ def test_labels_that_are_neither_class_ids_nor_ignored_are_an_error(dtype, value
         batches(pets.test)
 
 
+def starts(length, size, step):
+    """Where tiles begin: another one while the last does not reach the end."""
+    found = [0]
+    while found[-1] + size < length:
+        found.append(found[-1] + step)
+    return found
+
+
+@pytest.mark.parametrize("step", [None, 16, 7])
+@pytest.mark.parametrize("shape", [(70, 101), (64, 96), (65, 33), (5, 80), (1, 1)])
+@pytest.mark.parametrize(
+    ("dtype", "channel", "ignored"), [(np.uint8, (), 255), (np.int32, (1,), 255), (np.int8, (), -1)]
+)
+def test_tiles_match_numpy(shape, step, dtype, channel, ignored):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
+    label = rng.integers(-1 if dtype != np.uint8 else 0, 3, (*shape, *channel)).astype(dtype)
+    tiles = data.tiles(tf.data.Dataset.from_tensors((image, label)), 32, step)
+    assert [tuple(spec.shape) for spec in tiles.element_spec] == [(32, 32, 3), (32, 32, *channel)]
+    places = [starts(length, 32, step or 32) for length in shape]
+    margins = [(0, max(0, part[-1] + 32 - length)) for part, length in zip(places, shape, strict=True)]
+    image = np.pad(image, (*margins, (0, 0)), "symmetric")  # mirrored, more than once if it is smaller than a tile
+    label = np.pad(label, (*margins, *((0, 0) for _ in channel)), constant_values=ignored)
+    expected = [(top, left) for top in places[0] for left in places[1]]
+    assert data.tile_counts(np.array(shape), 32, step or 32).numpy().tolist() == list(map(len, places))
+    for (own_image, own_label), (top, left) in zip(tiles.as_numpy_iterator(), expected, strict=True):
+        np.testing.assert_array_equal(own_image, image[top : top + 32, left : left + 32])
+        np.testing.assert_array_equal(own_label, label[top : top + 32, left : left + 32])
+        assert own_label.dtype == dtype
+
+
+@pytest.mark.parametrize("step", [0, -1, 33])
+def test_steps_that_leave_gaps_are_refused(step):
+    with pytest.raises(ValueError, match=f"a step of {step}"):
+        data.tiles(tf.data.Dataset.from_tensor_slices(own_examples(1)), 32, step)
+
+
+def test_tiles_of_your_own_tf_data_stay_as_they_are():
+    """Not resized; what a tile lacks is ignored, also where augmentation mirrors it into the picture."""
+    own = tf.data.Dataset.from_tensor_slices(own_examples(4, size=(40, 70)))
+    train, rest = data.tiles(own, 32, step=16), data.tiles(own, 32)
+    pets = data.from_datasets(train, rest, rest, "ab", image_size=32, batch_size=12)
+    assert pets.counts == {"train": 4 * 2 * 4, "validation": 4 * 2 * 3, "test": 4 * 2 * 3}
+    images, labels = batches(pets.test)
+    known = labels != 255
+    assert known.sum() == 4 * 40 * 70
+    np.testing.assert_array_equal(labels[known], 1 - images[known][:, 0] % 2)
+    assert set(np.unique(batches(pets.train, 6)[1])) == {0, 1, 255}
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, 0.9])
 def test_a_split_that_leaves_nothing(fraction):
     with pytest.raises(ValueError, match="leaves nothing"):
