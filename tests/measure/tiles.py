@@ -35,7 +35,7 @@ PIXELS_PER_OBJECT = 12000  # of a photo
 def draw(number: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws a photo, uint8 [side, side, 3]; its label map, uint8; and the number of the object at each pixel, int32.
 
-    The objects have the numbers 1, 2, ...; number k is of the class 1 + k % 2, and SIDES[k % 3] to SIDES[k % 3 + 1] long.
+    The objects have the numbers 1, 2, ...; number k is of class 1 + k % 2, SIDES[k % 3] to SIDES[k % 3 + 1] long.
     """
     rng = np.random.default_rng(number)
     texture = np.zeros((side, side, 3), np.float32)
