@@ -157,17 +157,13 @@ def split(examples: tf.data.Dataset, fraction: float = 0.1, seed: int = 0) -> tu
 def tiles(examples: tf.data.Dataset, size: int, step: int | None = None) -> tf.data.Dataset:
     """Cuts large photos into tiles at their own resolution, for objects that would vanish in a resized photo.
 
-        train = data.tiles(train, 256, step=128)  # half overlapping
-        validation, test = (data.tiles(part, 256) for part in (validation, test))  # side by side
-        pets = data.from_datasets(train, validation, test, class_names, image_size=256, batch_size=16)
-
     Tiles begin every `step` pixels from the upper left corner, until they reach the end of a photo. What the last ones
     lack is mirrored, and its labels are ignored (the overlap-tile strategy: Ronneberger et al., U-Net, 2015, figure 2).
 
     Args:
       examples: pairs as for `from_datasets`. Split them before: tiles of one photo are alike.
-      size: side of a tile in pixels.
-      step: at most `size`, which is the default.
+      size: side of a tile in pixels, the `image_size` of `from_datasets`.
+      step: at most `size`, the default: tiles side by side. Half of it, for training, shows each object whole.
     Returns:
       Pairs of an image uint8 [size, size, 3] and labels [size, size] or [size, size, 1] of the same type as before.
     Raises:
@@ -180,14 +176,14 @@ def tiles(examples: tf.data.Dataset, size: int, step: int | None = None) -> tf.d
     def side(number, length):  # the part of a photo that a tile needs, its pixels in that, and which are no reflection
         places = number * step + tf.range(size, dtype=tf.int64)
         first = tf.maximum(tf.minimum(places[0], length - size), 0)
-        reflected = places % (2 * length)
-        reflected = tf.minimum(reflected, 2 * length - 1 - reflected)
+        reflected = tf.minimum(places % (2 * length), (-1 - places) % (2 * length))
         return slice(first, first + size), reflected - first, places < length
 
     def cut(image, label):
         height, width = tf.unstack(tf.shape(image, tf.int64)[:2])
         rows, columns = tile_counts(height, size, step), tile_counts(width, size, step)
         ignored = tf.constant(255 if label.dtype.max >= 255 else -1, label.dtype)
+        shape = (size, size, 1)[: label.shape.rank]
 
         def tile(number):
             part_y, y, is_photo_y = side(number // columns, height)
@@ -195,8 +191,7 @@ def tiles(examples: tf.data.Dataset, size: int, step: int | None = None) -> tf.d
             parts = (pixels[part_y, part_x] for pixels in (image, label))
             image_tile, label_tile = (tf.gather(tf.gather(part, y), x, axis=1) for part in parts)
             is_photo = is_photo_y[:, tf.newaxis] & is_photo_x
-            is_photo = is_photo if label.shape.rank == 2 else is_photo[..., tf.newaxis]
-            return image_tile, tf.where(is_photo, label_tile, ignored)
+            return image_tile, tf.where(tf.reshape(is_photo, shape), label_tile, ignored)
 
         return tf.data.Dataset.range(rows * columns).map(tile)
 
