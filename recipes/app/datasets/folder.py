@@ -219,6 +219,7 @@ class Facts(NamedTuple):
     left: set[int]  # the values that are left at the size of the training
     is_turned: bool  # by EXIF data
     palette: bytes  # of a mask
+    digest: bytes  # of the image's pixels
 
 
 def _examine(
@@ -245,7 +246,8 @@ def _examine(
         places = [((np.arange(image_size) + 0.5) * side / image_size).astype(int) for side in label.shape]
         left = set(np.unique(label[np.ix_(*places)]).tolist())
     palette = palettes.read(example.label_file) if is_mask else b""
-    return Facts((width, height), pixels, left, is_turned, palette), image, label
+    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
+    return Facts((width, height), pixels, left, is_turned, palette, digest), image, label
 
 
 def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | None) -> Contents:
@@ -292,6 +294,7 @@ def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | N
     unused = set(left_out)
     used = [fact for place, fact in enumerate(facts) if place not in unused]
     warnings += _remarks(class_names, ids, pixels, used, image_size)
+    warnings += _repeated(read)
     if contents.kind == "pairs" and contents.class_names:
         warnings += masks.doubt_background(class_names, ids, pixels)
     lists = {"problems": problems, "warnings": warnings, "left_out": left_out, "sizes": sizes}
@@ -318,6 +321,16 @@ def _remarks(
             lost = f"no pixel of it is left at {image_size} px in {full - left} of the {full} masks or photos with it"
             warnings.append(f"{name}: {lost}; use a larger --image-size, or cut the photos into parts")
     return warnings
+
+
+def _repeated(read: list[tuple[LabeledImage, Facts]]) -> list[str]:
+    """A warning about photos that are there more than once."""
+    first = {}
+    pairs = [(example.image, first.setdefault((fact.size, fact.digest), example.image)) for example, fact in read]
+    same = [f"{image.name} and {earlier.name}" for image, earlier in pairs if image != earlier]
+    if not same:
+        return []
+    return [f"the same photo twice: {listed(same)}; keep one, or a score may be of photos that were trained on"]
 
 
 def _to_class_ids(labels: tf.Variable, ids: np.ndarray) -> None:
