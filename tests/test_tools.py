@@ -444,3 +444,33 @@ def test_small_shares_keep_their_digits():
         "0.00%", "100.00%", "50.00%", "1.23%", "0.88%", "0.046%", "0.00012%",
     ]  # fmt: skip
     assert [percent(share, 0) for share in (0.87, 0.004)] == ["87%", "0.40%"]
+
+
+def test_fractions_are_no_pixels(tmp_path):
+    folder = write(tmp_path / "data")
+    fractions = [[0.1, 0.2, 0.5, 0.2, 0.5, 0.7]]
+    change(folder / "annotations.json", lambda content: content["annotations"][0].update(segmentation=fractions))
+    (problem,) = scan(folder).problems
+    assert "annotation 1 of" in problem and "its coordinates are fractions, COCO's are pixels" in problem
+
+
+def test_an_instance_that_is_there_twice_is_left_out(tmp_path):
+    folder = write(tmp_path / "data")
+    count = sum(len(example.annotations) for example in scan(folder).examples)
+    again = {"id": 999}
+    change(
+        folder / "annotations.json", lambda content: content["annotations"].append(content["annotations"][0] | again)
+    )
+    contents = scan(folder)
+    assert sum(len(example.annotations) for example in contents.examples) == count
+    assert any("annotation 999 of" in one and "an earlier one, left out" in one for one in contents.warnings)
+
+
+def test_a_photo_that_is_there_twice_is_said(tmp_path):
+    folder = make(tmp_path / "data", 3)
+    assert scan(folder).warnings == []
+    for kind in ("images", "masks"):
+        path = sorted((folder / kind).iterdir())[4]
+        path.with_stem("copy").write_bytes(path.read_bytes())
+    (warning,) = scan(folder).warnings
+    assert warning.startswith("the same photo twice: copy.") and "; keep one, or a score may be of" in warning

@@ -4,10 +4,12 @@ Keras' BackupAndRestore is not enough: it keeps neither the history nor the stat
 the data from the beginning, and deletes its backup when training ends with an error.
 """
 
+import contextlib
 import csv
 import json
 import math
 import pathlib
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -24,7 +26,7 @@ LOCK = ".running"
 FLAGS = ("data", "image_size", "tiles", "epochs", "frozen_epochs", "batch_size", "learning_rate")
 FLAGS += ("backbone_weights", "weights", "precision", "limit", "seed")
 BACKEND = "KERAS_BACKEND"
-KEPT = ("rows", "seconds", "training_seconds", "last_epoch", "findings")
+KEPT = ("rows", "seconds", "training_seconds", "last_epoch", "findings", "earlier_score")
 
 
 class Checkpoint:
@@ -44,6 +46,7 @@ class Checkpoint:
       seconds, training_seconds: the time spent so far, with and without validation.
       last_epoch: of the `fit` that was interrupted.
       findings: what is known about the data, as JSON; a resumed run need not find it out again.
+      earlier_score: on the test split, of the model that this run replaces; None without one.
       variables: of the interrupted run, by kind, until they are restored.
     """
 
@@ -59,6 +62,7 @@ class Checkpoint:
         self.training_seconds = 0.0
         self.last_epoch = 0
         self.findings: dict[str, Any] = {}
+        self.earlier_score: float | None = None
         self.variables: dict[str, list[np.ndarray]] = {}
         self.lock = None
 
@@ -99,6 +103,26 @@ class Checkpoint:
             self.lock.close()
             advice = "another run is writing there; wait, or name another folder"
             raise InputError(f"--output {self.folder}: {advice}") from error
+
+    @property
+    def earlier_model(self) -> pathlib.Path:
+        """Where `keep_earlier_model` copies to."""
+        return self.model_path.with_name(f"{self.model_path.stem}-before{self.model_path.suffix}")
+
+    def keep_earlier_model(self) -> None:
+        """Copies the model of an earlier run, which this one replaces; in case it is the better one."""
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # no run, or none that was finished
+            test = json.loads((self.folder / "metrics.json").read_text())["test"]
+            score = float(test[self.score.removeprefix("val_")])
+            self.remove_earlier_model()
+            copy = shutil.copytree if self.model_path.is_dir() else shutil.copyfile
+            copy(self.model_path, self.earlier_model)
+            self.earlier_score = score
+
+    def remove_earlier_model(self) -> None:
+        if self.earlier_model.is_dir():
+            shutil.rmtree(self.earlier_model)
+        self.earlier_model.unlink(missing_ok=True)
 
     def finish_epoch(
         self,
@@ -163,6 +187,7 @@ def read_state(
     try:
         with (folder / STATE).open("rb") as opened, np.load(opened) as file:  # verifies checksums
             facts = json.loads(str(file["facts"]))
+            facts = {name: facts[name] for name in ("settings", "best", *KEPT)}
             recorded = {"tiles": False, **facts["settings"]}  # earlier versions had no tiles
             before = {name: recorded.get(name) for name in settings}
             variables = {kind: [file[name] for name in file.files if name.startswith(f"{kind}-")] for kind in kinds}

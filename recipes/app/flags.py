@@ -35,7 +35,7 @@ def parse(
       recipe: names the output folder and the trained model.
       doc: the recipe's docstring, shown by --help.
       epochs, batch_size, learning_rate, image_size, frozen_epochs: the recipe's defaults; without a default there is
-        no --frozen-epochs.
+        no --frozen-epochs. Without the flag --epochs, `epochs` of the result is None.
       size_step: image sizes are multiples of it.
       has_encoder: whether the recipe has a pretrained encoder, and so --backbone-weights.
       is_network: whether the recipe trains a segmentation network, which also predicts; False for a detector.
@@ -51,7 +51,7 @@ def parse(
     add("--data", default=pets.NAME, metavar="D", help=f"{pets.NAME} (default), {others}")
     text = f"pixels a side (default {image_size})"
     add("--image-size", type=_multiple(size_step), default=image_size, metavar="N", help=text)
-    add("--epochs", type=positive(int), default=epochs, metavar="N", help=f"default {epochs}")
+    add("--epochs", type=positive(int), metavar="N", help=f"default {epochs}; for few photos as many as they need")
     add("--batch-size", type=positive(int), default=batch_size, metavar="N", help=f"default {batch_size}")
     _add_flags_of_all(add, recipe)
     if frozen_epochs is not None:

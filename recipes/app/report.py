@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from app import backend, files
-from app.checkpoint import read_history
+from app.checkpoint import Checkpoint, read_history
 from app.cli import InputError
 from common import masks, plots, scores
 from common.data import Data
@@ -18,6 +18,9 @@ import numpy as np
 
 MOSAIC_IMAGES = 64  # the mosaics choose from the first test images
 MOSAIC_ROWS = 4
+FEW_IMAGES = 10  # to test; with fewer, another choice of photos gives another score
+SCORES = {"mean_iou": "mean IoU", "mask_ap": "mask AP"}  # that choose a model, in words
+LOW_IOU = 0.1  # of a class that was hardly learned
 
 
 def score(
@@ -37,11 +40,13 @@ def score(
         raise InputError(f"{model_path}: deleted or damaged before it could be scored; train again") from error
     num_classes = len(data.class_names)
     confusion, examples = scores.ConfusionMatrix(num_classes), []
+    images_with = np.zeros(num_classes, int)
     predict = backend.forward(model, batch_size)
     progress = keras.utils.Progbar(int(data.test.cardinality()), unit_name="test batch")
     for images, labels in data.test.as_numpy_iterator():
         logits = predict(images.astype(np.float32))
         confusion.update_state(labels, logits)
+        images_with += [np.count_nonzero((labels == index).any((1, 2))) for index in range(num_classes)]
         if len(examples) < MOSAIC_IMAGES:
             predictions = np.argmax(logits, axis=-1).astype(np.uint8)
             for image, label, prediction in zip(images, labels, predictions, strict=True):
@@ -52,6 +57,7 @@ def score(
                     examples.append(masks.Example(image, label, prediction, iou))
         progress.add(1)
     test = {"images": data.counts["test"], **scores.report(np.array(confusion.matrix), data.class_names)}
+    test["images_with"] = dict(zip(data.class_names, images_with.tolist(), strict=True))
     return test, examples[:MOSAIC_IMAGES]
 
 
@@ -145,6 +151,35 @@ def print_scores(test: dict, train: dict) -> None:
         print(f"{'pet IoU with border':<22}{fraction(test['pet_iou_binary']):>8}")
     speed = f"{train['seconds']:.0f} s, {train['images_per_second']:.1f} {images}/s"
     print(f"{'training':<22}{train['epochs']} epochs, {speed}")
+
+
+def print_remarks(test: dict) -> None:
+    """Prints which of the test scores say little, and which classes were hardly learned."""
+    images = test["images"]
+    photos = test.get("photos", images)
+    kind = "tiles" if "photos" in test else "images"
+    if photos < FEW_IMAGES:
+        print(f"test images: {photos}, so the scores are a guess; {FEW_IMAGES} or more tell more")
+    for name, count in test.get("images_with", {}).items():
+        iou = test["iou"][name]
+        if count < min(3, images):
+            print(f"{name}: in {count} of {images} test {kind}, so its IoU says little; add photos of it")
+        elif iou < LOW_IOU:
+            advice = "a longer training (--epochs), a larger --image-size, or more photos of it may help"
+            print(f"{name}: hardly learned, its IoU is {iou:.3f}; {advice}")
+
+
+def compare(kept: Checkpoint, test: dict) -> None:
+    """Removes the copy of the model that this run has replaced, unless that one was better: then prints where it is."""
+    if kept.earlier_score is None:
+        return
+    name = kept.score.removeprefix("val_")
+    score = test[name] or 0.0
+    if score >= kept.earlier_score:
+        kept.remove_earlier_model()
+    else:
+        better = f"the model before was better, {kept.earlier_score:.3f}; it is kept as"
+        print(f"{SCORES[name]} {score:.3f}: {better} {files.shown(kept.earlier_model)}")
 
 
 def print_files(model_path: pathlib.Path, command: Sequence[str], pictures: Sequence[pathlib.Path]) -> None:

@@ -18,6 +18,8 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 
+LEAST_STEPS = 400  # of a network's training; measured on 25 to 400 photos, see the README
+
 
 def start(
     recipe: str,
@@ -70,7 +72,8 @@ def start(
     keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
     encoder_weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
     trained = models.load_as_start(recipe, args.weights, build_model, args.image_size) if args.weights else None
-    return Run(config, gpus, team=team, encoder_weights=encoder_weights, trained=trained)
+    length = {"default_epochs": epochs, "least_steps": LEAST_STEPS}
+    return Run(config, gpus, **length, team=team, encoder_weights=encoder_weights, trained=trained)
 
 
 class Run:
@@ -79,12 +82,14 @@ class Run:
     Args:
       config: what metrics.json records: the recipe, each flag, and "model", the path of the trained model.
       gpus: the devices, none for a CPU.
+      default_epochs, least_steps: the epochs without the flag; more if these make fewer steps.
       score: the metric that chooses the best epoch; higher is better.
       team: the processes that train together.
       encoder_weights: the file of the encoder's pretrained weights.
       trained: the network to start from.
     Attributes:
-      image_size, tiles, epochs, batch_size, learning_rate: the flags.
+      image_size, tiles, batch_size, learning_rate: the flags.
+      epochs: how many there are; None until the data is loaded, without the flag.
       frozen_epochs: how many of the epochs have the encoder frozen; 0 if the encoder starts random, or if, once the
         data is loaded, the decoder turns out to be trained too.
       has_trained_encoder: whether the encoder starts from pretrained weights, or the whole network from --weights.
@@ -96,6 +101,8 @@ class Run:
         config: dict[str, Any],
         gpus: Sequence[device.Gpu] = (),
         *,
+        default_epochs: int = 1,
+        least_steps: int = 1,
         score: str = "val_mean_iou",
         team: processes.Processes | None = None,
         encoder_weights: pathlib.Path | None = None,
@@ -107,6 +114,8 @@ class Run:
         self.image_size = config["image_size"]
         self.tiles = config.get("tiles", False)
         self.epochs = config["epochs"]
+        self.default_epochs = default_epochs
+        self.least_steps = least_steps
         self.batch_size = config["batch_size"]
         self.learning_rate = config["learning_rate"]
         self.output = config["output"]
@@ -116,13 +125,17 @@ class Run:
         self.encoder_weights = encoder_weights
         self.trained = trained
         self.has_trained_encoder = bool(encoder_weights or trained)
-        self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs) if self.has_trained_encoder else 0
+        self.frozen_epochs = min(config.get("frozen_epochs", 0), self.epochs or sys.maxsize)
+        if not self.has_trained_encoder:
+            self.frozen_epochs = 0
         self.checkpoint = checkpoint.Checkpoint(self.output, self.model_path, score, self.team.is_first)
         self.class_names: tuple[str, ...] = ()
         self.white: float | None = None  # of the data, see datasets.LabeledImage
         self.photos: dict[str, int] = {}  # of each split, if the images are tiles of them
         # What a resumed run must have in common with the interrupted one.
         self.settings = {name: config[name] for name in checkpoint.FLAGS if name in config}
+        if self.epochs is None:
+            del self.settings["epochs"]  # as many as before, if the data is the same
         if "precision" in config:  # not of a detector
             self.settings["precision"] = keras.config.dtype_policy().name
             self.settings[checkpoint.BACKEND] = keras.config.backend()
@@ -172,7 +185,7 @@ class Run:
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
         if self.tiles:
             self.photos = {split: len(part) for split, part in dataset.splits.items()}
-        self.begin(data.counts, list(data.class_names), start)
+        self.begin(data.counts, data.steps_per_epoch, list(data.class_names), start)
         fed = backend.feed(data, self.batch_size, self.team)
         return fed._replace(train_from=lambda step: fed.train_from(step + self.finished_epochs * data.steps_per_epoch))
 
@@ -195,7 +208,7 @@ class Run:
     def _check_epochs(self) -> None:
         """Raises InputError if a finished run is to have more epochs: its learning rate has ended at 0."""
         finished = len(checkpoint.read_history(self.output / "history.csv").epoch)
-        if self.epochs > finished:
+        if self.epochs and self.epochs > finished:
             advice = "start again with all of them, without --resume"
             if "weights" in self.config:
                 advice = f"train on from its model, --weights {files.shown(self.model_path)} --output OTHER"
@@ -203,20 +216,42 @@ class Run:
                 f"--epochs {self.epochs}: the run in {files.shown(self.output)} has finished its {finished}; {advice}"
             )
 
-    def begin(self, counts: dict[str, int], classes: Any, start: str = "") -> None:
-        """Prints the line that says what is trained on what, and begins or resumes the run."""
+    def begin(self, counts: dict[str, int], steps_per_epoch: int, classes: Any, start: str = "") -> None:
+        """Prints the lines that say what is trained on what, and how long, and begins or resumes the run."""
+        length, advice = self.choose_length(steps_per_epoch)
         if self.photos:
             parts = [f"{self.photos[split]} {split} ({count} tiles)" for split, count in counts.items()]
         else:
             parts = [f"{count} {split}" for split, count in counts.items()]
         listed = ", ".join(parts)
-        print(f"{self.recipe} | {self.data}, {self.image_size} px: {listed}{start} | {self.device}", flush=True)
+        facts = f"{self.data}, {self.image_size} px: {listed}{start}"
+        print(f"{self.recipe} | {facts} | {self.device} | {length}", flush=True)
+        if advice:
+            print(advice, flush=True)
         self.settings |= {"images": counts, "classes": classes}
         self.checkpoint.begin(self.settings, self.config["resume"])
+        if self.team.is_first and not self.config["resume"] and models.origin(self.model_path) == self.origin:
+            self.checkpoint.keep_earlier_model()
         done = self.finished_epochs
         self.team.agree({**self.settings, "finished epochs": done})
         if self.config["resume"]:
             print(f"resuming after epoch {done}" if done else "no epoch is finished yet; starting", flush=True)
+
+    def choose_length(self, steps_per_epoch: int) -> tuple[str, str]:
+        """Sets the number of epochs where no flag does; returns it in words, and what to say about too few of them."""
+        needed = -(-self.least_steps // steps_per_epoch)
+        is_try = self.config["limit"] is not None
+        reason, advice = "", ""
+        if self.epochs is None:
+            self.epochs = self.default_epochs if is_try else max(self.default_epochs, needed)
+            if self.epochs > self.default_epochs:
+                reason = ", about the least that a training needs"
+        elif self.epochs < needed and not is_try:
+            few = f"--epochs {self.epochs}: only {self.epochs * steps_per_epoch} steps"
+            advice = f"{few}; a training needs at least about {self.least_steps}, here {needed} epochs"
+        self.config["epochs"] = self.settings["epochs"] = self.epochs
+        self.frozen_epochs = min(self.frozen_epochs, self.epochs)
+        return f"epochs: {self.epochs}, steps: {self.epochs * steps_per_epoch}{reason}", advice
 
     def prepare(self, model: keras.Model) -> keras.Model:
         """The model to train: with the weights of --weights, if given, and as fast as it can be on this device."""
@@ -249,6 +284,8 @@ class Run:
             pictures += report.comparison(self.output.parent)
         kept.end()
         report.print_scores(test, train)
+        report.print_remarks(test)
+        report.compare(kept, test)
         command = ["python", os.path.relpath(sys.argv[0]), "--predict", "PHOTO"]
         if self.model_path != files.ROOT / "weights" / f"{self.recipe}.keras":
             command += ["--weights", str(files.shown(self.model_path))]

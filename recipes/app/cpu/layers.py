@@ -9,6 +9,7 @@ Convolutional Neural Networks for Document Processing, IWFHR 2006, section 3). T
 convolution becomes one without strides.
 """
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -146,7 +147,18 @@ def optimize_for_cpu(model: keras.Model) -> keras.Model:
 
 
 def as_plain_keras(model: keras.Model) -> keras.Model:
-    """Copies a functional model, with Keras' own layers only, in float32."""
+    """Copies a functional model, with Keras' own layers only, in float32.
+
+    The next call with the same model returns the same copy, with new weights: a training saves its model often.
+    """
+    copied = _plain_copy(model, tuple(layer.trainable for layer in model.layers))
+    copied.set_weights(model.get_weights())
+    return copied
+
+
+@functools.lru_cache(maxsize=1)
+def _plain_copy(model: keras.Model, trainable: tuple[bool, ...]) -> keras.Model:
+    del trainable  # only tells copies apart: the layers record it
     return _copy(model, lambda layer: PLAIN.get(type(layer), type(layer)), dtype="float32")
 
 

@@ -255,9 +255,14 @@ def _examples(
         for one in annotations_of[entry["id"]]:
             where = f"{path}: annotation {one['id']} of {image.name}"
             try:
-                annotations += _annotation(where, one, size, class_ids, contents.warnings)
+                found = _annotation(where, one, size, class_ids, contents.warnings)
             except ValueError as error:
                 errors.append(f"{where}: {error}")
+                continue
+            if found and found[0] in annotations:
+                contents.warnings.append(f"{where}: the same instance as an earlier one, left out")
+            else:
+                annotations += found
         problems += errors
         if not errors:
             read_label = functools.partial(regions.label_map, size, annotations)

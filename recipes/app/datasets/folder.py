@@ -231,6 +231,7 @@ class Facts(NamedTuple):
     objects: dict[int, vanished.Objects]  # of each value, if the training shrinks the image
     is_turned: bool  # by EXIF data
     palette: bytes  # of a mask
+    digest: bytes  # of the image's pixels
 
 
 def _examine(
@@ -262,7 +263,8 @@ def _examine(
         else:
             objects = vanished.in_annotations(example.annotations, image_size)
     palette = palettes.read(example.label_file) if is_mask else b""
-    return Facts((width, height), pixels, left, objects, is_turned, palette), image, label
+    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
+    return Facts((width, height), pixels, left, objects, is_turned, palette, digest), image, label
 
 
 def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | None, for_instances: bool) -> Contents:
@@ -309,6 +311,7 @@ def _interpret(contents: Contents, facts: list[Facts | str], image_size: int | N
     unused = set(left_out)
     used = [fact for place, fact in enumerate(facts) if place not in unused]
     warnings += _remarks(class_names, pixels, used)
+    warnings += _repeated(read)
     if image_size:
         advice = "use a larger --image-size, or " + ("cut the photos into parts" if for_instances else "--tiles")
         lost = vanished.describe(class_names, ids, pixels, used, image_size)
@@ -329,6 +332,16 @@ def _remarks(class_names: Sequence[str], pixels: np.ndarray, facts: list[Facts])
     if twins:
         warnings.append(f"classes whose names differ in case only: {listed(twins)}; if they are one, name them alike")
     return warnings
+
+
+def _repeated(read: list[tuple[LabeledImage, Facts]]) -> list[str]:
+    """A warning about photos that are there more than once."""
+    first = {}
+    pairs = [(example.image, first.setdefault((fact.size, fact.digest), example.image)) for example, fact in read]
+    same = [f"{image.name} and {earlier.name}" for image, earlier in pairs if image != earlier]
+    if not same:
+        return []
+    return [f"the same photo twice: {listed(same)}; keep one, or a score may be of photos that were trained on"]
 
 
 def _to_class_ids(labels: tf.Variable, ids: np.ndarray) -> None:

@@ -86,6 +86,8 @@ def contradiction(entry: dict[str, Any], region: dict[str, Any]) -> str:
         if runs and _agree(box, coco_masks.toBbox(_by_rows(runs, width, height)).tolist()):
             advice = ROWS
         return f"its bbox is {box}, but that of its mask {found}; {advice}"
+    if not runs and any(max(polygon) <= 1 and any(value % 1 for value in polygon) for polygon in entry["segmentation"]):
+        return "its polygon lies within the first pixel: its coordinates are fractions, COCO's are pixels"
     if runs and not has_box and _edge(region) > 3 * _edge(_by_rows(runs, width, height)):
         return f"its mask is in shreds; {ROWS}; if they do, add its bbox"
     pixels = int(coco_masks.area(region))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from app import checkpoint, cli, device, encoders, files, flags, models, runs
 from app.datasets import Scene, check, empty_scene, load, synthetic
 from app.detect import detector, evaluation, label_map, network, scenes
-from app.report import print_files, versions
+from app.report import compare, print_files, versions
 
 import keras
 import numpy as np
@@ -26,6 +26,7 @@ from tqdm import tqdm
 EMPTY = 0.2  # of the scenes begin without an instance
 DRAWN = 0.3  # of these: a drawn background, the others a photo whose instances are filled in
 LOSSES = ("rpn_score_loss", "rpn_box_loss", "frcnn_cls_loss", "frcnn_box_loss", "mask_loss")  # parts of the total
+LEAST_STEPS = 2000
 MIN_SCORE = 0.01  # of a detection that is scored
 MAX_DETECTIONS = 100  # in a photo, more if a photo of the data has more instances; the network may give fewer
 CACHE = 2e9  # bytes of photos that are kept in memory
@@ -66,7 +67,8 @@ def start(recipe: str, doc: str, *, image_size: int, epochs: int, batch_size: in
     config = {"recipe": recipe, **vars(args)}
     for name in ("predict", "shard", "tiles", "weights"):  # flags of networks
         del config[name]
-    return runs.Run(config, gpus, score="val_mask_ap", encoder_weights=encoder_weights)
+    options = {"default_epochs": epochs, "least_steps": LEAST_STEPS, "score": "val_mask_ap"}
+    return runs.Run(config, gpus, encoder_weights=encoder_weights, **options)
 
 
 def load_data(run: runs.Run) -> DetectionData:
@@ -74,8 +76,8 @@ def load_data(run: runs.Run) -> DetectionData:
     dataset = run.load_dataset(for_instances=True)
     readers = {split: load.scenes(dataset, split) for split in dataset.splits}
     counts = {split: len(read) for split, read in readers.items()}
-    run.begin(counts, dataset.categories)
     steps = max(1, counts["train"] // run.batch_size)
+    run.begin(counts, steps, dataset.categories)
     return DetectionData(dataset.categories, dataset.max_instances, steps, **readers)
 
 
@@ -196,5 +198,6 @@ def report(run: runs.Run, data: DetectionData) -> None:
     for kind in evaluation.KINDS:
         table.append((kind, f"{scores[f'{kind}_ap']:.3f}", f"{scores[f'{kind}_ap50']:.3f}"))
     cli.print_table(table)
+    compare(run.checkpoint, scores)
     recipe = os.path.relpath(pathlib.Path(sys.argv[0]).with_name("mask_rcnn_hub.py"))
     print_files(run.model_path, ["python", recipe, "PHOTO", "--model", str(files.shown(run.model_path))], paths)
