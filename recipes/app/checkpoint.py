@@ -188,8 +188,7 @@ def read_state(
         with (folder / STATE).open("rb") as opened, np.load(opened) as file:  # verifies checksums
             facts = json.loads(str(file["facts"]))
             facts = {name: facts[name] for name in ("settings", "best", *KEPT)}
-            recorded = {"tiles": False, **facts["settings"]}  # earlier versions had no tiles
-            before = {name: recorded.get(name) for name in settings}
+            before = {name: facts["settings"].get(name) for name in settings}
             variables = {kind: [file[name] for name in file.files if name.startswith(f"{kind}-")] for kind in kinds}
     except FileNotFoundError:
         return {}, {}

@@ -69,7 +69,7 @@ def load(
         splits["train"], splits["validation"] = data.split(splits["train"], fraction, seed)
     left_out = set(contents.left_out)
     used = [place for place in range(len(examples)) if place not in left_out]
-    sizes = dict(zip(used, contents.sizes, strict=False))  # none in the findings of earlier versions
+    sizes = dict(zip(used, contents.sizes, strict=True))
     options = {"arrays": arrays, "findings": findings, "white": contents.white, "size": sizes.get}
     dataset = Dataset(contents.class_names, splits, decode_by(read_pair), **options)
     if not for_instances:
@@ -107,7 +107,7 @@ def _checked(
         class_names = tuple(findings["class_names"])
         ids = np.array(findings["ids"], np.uint8)
         contents = contents._replace(class_names=class_names, ids=ids, left_out=findings["left_out"])
-        contents = contents.with_white(findings["white"])._replace(sizes=findings.get("sizes", ()))
+        contents = contents.with_white(findings["white"])._replace(sizes=findings["sizes"])
     else:
         raise InputError(f"--resume: the data in {path} changed since the interruption; start again without --resume")
     findings = {
