@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from app import photos
+from common.data import Array
 from common.scores import BACKGROUND, TRIMAP
 
 import numpy as np
@@ -38,7 +39,7 @@ class Dataset(NamedTuple):
     categories: dict[int, str] = {}  # noqa: RUF012  names by id, of the scenes' classes 1, 2, ...; empty: no instances
     read_scene: Callable[[Any], Scene] | None = None  # of an element as NumPy
     max_instances: int = 1  # in a photo
-    arrays: tuple[tf.Variable, tf.Variable] | None = None  # images and class ids; elements are places in them
+    arrays: tuple[Array, Array] | None = None  # images and class ids; elements are places in them
     findings: dict[str, Any] = {}  # noqa: RUF012  of the check of a folder, as JSON: spares a resumed run the check
     white: float | None = None  # of a folder's pictures of more than 8 bits, see LabeledImage
 
