@@ -10,12 +10,15 @@ fractional classes. Images stay uint8 up to the model, a quarter of the memory o
 
 import contextlib
 import math
+import mmap
 import os
 import pathlib
 import re
 import shutil
 import sys
 import tempfile
+import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -47,35 +50,40 @@ class Data(NamedTuple):
 class FileArray:
     """An array uint8 [N, ...] in a file without a name, which is gone when the process ends, however it ends.
 
-    It has what the pipelines need of a tf.Variable. What is read from a numpy.memmap would count as memory of the
-    process, and a full disk would kill it.
+    It has what the pipelines need of a tf.Variable. TensorFlow reads the mapped file as if it were memory.
     """
 
     def __init__(self, shape: Sequence[int], folder: str):
-        self.shape = tf.TensorShape(shape)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            self._file = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._file)
+        size = math.prod(shape)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed with the array
+        weakref.finalize(self, self._file.close)
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            os.posix_fallocate(self._file, 0, math.prod(shape))
+            os.posix_fallocate(self._file.fileno(), 0, size)
+        self._file.truncate(size)
+        mapped = mmap.mmap(self._file.fileno(), size)
+        array = np.frombuffer(mapped, np.uint8).reshape(shape)
+        self._tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())  # copies nothing
+        self.shape = self._tensor.shape
+        threading.Thread(target=_release_pages, args=[weakref.ref(mapped)], daemon=True).start()
 
     def sparse_read(self, places: tf.Tensor) -> tf.Tensor:
-        """The elements at the places, integers [n]: uint8 [n, ...]."""
-
-        def read_rows(places):
-            rows = np.empty((len(places), *self.shape[1:]), np.uint8)
-            for row, place in zip(rows, places.tolist(), strict=True):
-                os.preadv(self._file, [row], place * row.nbytes)
-            return rows
-
-        places = tf.convert_to_tensor(places)
-        rows = tf.numpy_function(read_rows, [places], tf.uint8)
-        return tf.ensure_shape(rows, (*places.shape, *self.shape[1:]))
+        """The elements at these places."""
+        return tf.gather(self._tensor, places)
 
     def scatter_update(self, rows: tf.IndexedSlices) -> None:
         """Overwrites the elements at the places `rows.indices`."""
-        for row, place in zip(np.asarray(rows.values), np.asarray(rows.indices).tolist(), strict=True):
-            os.pwrite(self._file, row, place * row.nbytes)
+        for place, row in zip(rows.indices.numpy().tolist(), np.asarray(rows.values), strict=True):
+            self._file.seek(place * row.nbytes)
+            self._file.write(row)  # not into the mapped memory: on a full disk that would kill the process
+        self._file.flush()
+
+
+def _release_pages(reference: weakref.ref) -> None:
+    """Once in a while leaves what was read of a mapped file to the system's cache: it counts as the process' memory."""
+    while mapped := reference():
+        mapped.madvise(mmap.MADV_DONTNEED)
+        del mapped
+        time.sleep(0.2)
 
 
 Array = tf.Variable | FileArray  # in memory or in a file
