@@ -1,6 +1,7 @@
 import os
 import pathlib
 import shutil
+import time
 
 from app.cli import InputError
 from app.datasets import load, synthetic
@@ -161,35 +162,55 @@ def limit_memory(monkeypatch, tmp_path):
     return limit
 
 
+def resident(kind):
+    """Bytes of this process' memory, by kind: RssAnon, RssFile."""
+    text = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in text.splitlines() if line.startswith(kind)).split()[1])
+
+
 @pytest.mark.parametrize("augmented", [True, False])
 def test_a_file_gives_the_batches_of_memory(augmented, limit_memory, capsys):
     """From half of the free memory on; of every split, in any epoch, from any step."""
     own = drawn(90)  # more than are written at a time
     half = 90 * 32 * 32 * 4
     seen = []
-    for free, kind in ((2 * half, tf.Variable), (2 * half - 1, data.FileArray)):
+    for free in (2 * half, 2 * half - 1):
         folder = limit_memory(free)
-        assert all(isinstance(array, kind) for array in data.read(data.resized(own, 32)))
-        capsys.readouterr()
         options = {"image_size": 32, "batch_size": 8, "seed": 3, "augmented": augmented}
         pets = data.from_datasets(own.take(70), own.skip(70), own.take(9), "abc", **options)
         said = f"the photos take 0.0 GB, more than half of the free memory: they are kept in a file in {folder}\n"
-        assert capsys.readouterr().out == (said if kind is data.FileArray else "")
+        assert capsys.readouterr().out == (said if free < 2 * half else "")
         parts = (pets.train.take(20), pets.train_from(13).take(4), pets.validation, pets.test)
-        seen.append((pets.train.element_spec, [array for part in parts for array in batches(part)]))
+        seen.append([array for part in parts for array in batches(part)])
         assert not list(folder.iterdir())  # the file has no name, so nothing is left of a killed process
-    (spec, in_memory), (other_spec, in_file) = seen
-    assert spec == other_spec and same(in_memory, in_file)
+    assert same(*seen)
 
 
-def test_own_folder_in_a_file(tmp_path, limit_memory):
+def test_photos_in_a_file_take_no_memory(limit_memory):
+    """They are written and read where they lie, and given back to the system."""
+    limit_memory(0)
+    count = 2000
+    pairs = tf.data.Dataset.range(count).map(
+        lambda number: (tf.fill((256, 256, 3), tf.cast(number % 256, tf.uint8)), tf.zeros((256, 256), tf.uint8))
+    )
+    before = resident("RssAnon"), resident("RssFile")
+    arrays = data.read(pairs)
+    places = np.arange(count)
+    pets = data.from_arrays(*arrays, places, places[:8], pairs.take(8), "ab", batch_size=8, augmented=False)
+    seen = [int(number) for images, _ in pets.train.take(count // 8) for number in images[:, 0, 0, 0]]
+    assert sorted(seen) == sorted(number % 256 for number in range(count))
+    time.sleep(0.5)
+    assert resident("RssAnon") - before[0] < 2e8 and resident("RssFile") - before[1] < 1e8  # of 520 MB
+
+
+def test_own_folder_in_a_file(tmp_path, limit_memory, capsys):
     """Its masks become class ids there, and its test photos are read from there."""
     make(tmp_path / "data", 3, values=(1, 2, 3), count=80)
     seen = []
     for free in (1e9, 1e5):
         limit_memory(free)
         dataset = load.load(str(tmp_path / "data"), image_size=32)
-        assert isinstance(dataset.arrays[1], data.FileArray) == (free < 1e6)
+        assert ("kept in a file" in capsys.readouterr().out) == (free < 1e6)
         pets = load.pipelines(dataset, 32, 8, 0)
         parts = (pets.train.take(12), pets.validation, pets.test)
         seen.append([array for part in parts for array in batches(part)])

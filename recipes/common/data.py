@@ -50,7 +50,7 @@ class Data(NamedTuple):
 class FileArray:
     """An array uint8 [N, ...] in a file without a name, which is gone when the process ends, however it ends.
 
-    It has what the pipelines need of a tf.Variable. TensorFlow reads the mapped file as if it were memory.
+    It has what the pipelines need of a tf.Variable.
     """
 
     def __init__(self, shape: Sequence[int], folder: str):
@@ -62,24 +62,26 @@ class FileArray:
         self._file.truncate(size)
         mapped = mmap.mmap(self._file.fileno(), size)
         array = np.frombuffer(mapped, np.uint8).reshape(shape)
-        self._tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())  # copies nothing
-        self.shape = self._tensor.shape
+        with tf.device("CPU"):
+            # Nothing is copied here; of a tensor, unlike of a variable, each pipeline would make a copy.
+            self._variable = tf.Variable(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
+        self.shape = self._variable.shape
         threading.Thread(target=_release_pages, args=[weakref.ref(mapped)], daemon=True).start()
 
     def sparse_read(self, places: tf.Tensor) -> tf.Tensor:
         """The elements at these places."""
-        return tf.gather(self._tensor, places)
+        return tf.gather(self._variable.value(), places)  # its own sparse_read would copy all of it once
 
     def scatter_update(self, rows: tf.IndexedSlices) -> None:
         """Overwrites the elements at the places `rows.indices`."""
         for place, row in zip(rows.indices.numpy().tolist(), np.asarray(rows.values), strict=True):
             self._file.seek(place * row.nbytes)
-            self._file.write(row)  # not into the mapped memory: on a full disk that would kill the process
+            self._file.write(row)  # into mapped memory, it would end the process when the disk is full
         self._file.flush()
 
 
 def _release_pages(reference: weakref.ref) -> None:
-    """Once in a while leaves what was read of a mapped file to the system's cache: it counts as the process' memory."""
+    """Again and again, leaves what was read of a mapped file to the system: it would count as the process' memory."""
     while mapped := reference():
         mapped.madvise(mmap.MADV_DONTNEED)
         del mapped
