@@ -1,4 +1,7 @@
 import os
+import pathlib
+import shutil
+import time
 
 from app.cli import InputError
 from app.datasets import load, synthetic
@@ -7,7 +10,8 @@ from common import data
 import numpy as np
 import pytest
 import tensorflow as tf
-from own_data import load_data
+import unet_scratch
+from own_data import load_data, make
 
 
 def batches(dataset, count=None):
@@ -132,12 +136,117 @@ def test_the_pipeline_augments_anew_each_epoch():
     assert different[True] > 3 and different[False] == 1
 
 
+def drawn(count):
+    pairs = zip(*(synthetic.draw(index, image_size=32) for index in range(count)), strict=True)
+    return tf.data.Dataset.from_tensor_slices(tuple(map(np.stack, pairs)))
+
+
 def test_augmented_batches_are_the_same_from_any_step():
-    pairs = map(np.stack, zip(*(synthetic.draw(index, image_size=32) for index in range(12)), strict=True))
-    own = tf.data.Dataset.from_tensor_slices(tuple(pairs))
+    own = drawn(12)
     pets = data.from_datasets(own, own, own, "abc", image_size=32, batch_size=4)
     later = tuple(part[12:] for part in batches(pets.train, 5))  # two batches of four, after three others
     assert same(batches(pets.train_from(3), 2), later)
+
+
+@pytest.fixture
+def limit_memory(monkeypatch, tmp_path):
+    """Sets the bytes of free memory; files then are in an empty folder, which is returned."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+
+    def limit(free):
+        monkeypatch.setattr(data, "free_memory", lambda: free)
+        return folder
+
+    return limit
+
+
+def resident(kind):
+    """Bytes of this process' memory, by kind: RssAnon, RssFile."""
+    text = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in text.splitlines() if line.startswith(kind)).split()[1])
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_a_file_gives_the_batches_of_memory(augmented, limit_memory, capsys):
+    """From half of the free memory on; of every split, in any epoch, from any step."""
+    own = drawn(90)  # more than are written at a time
+    half = 90 * 32 * 32 * 4
+    seen = []
+    for free in (2 * half, 2 * half - 1):
+        folder = limit_memory(free)
+        options = {"image_size": 32, "batch_size": 8, "seed": 3, "augmented": augmented}
+        pets = data.from_datasets(own.take(70), own.skip(70), own.take(9), "abc", **options)
+        said = f"the photos take 0.0 GB, more than half of the free memory: they are kept in a file in {folder}\n"
+        assert capsys.readouterr().out == (said if free < 2 * half else "")
+        parts = (pets.train.take(20), pets.train_from(13).take(4), pets.validation, pets.test)
+        seen.append([array for part in parts for array in batches(part)])
+        assert not list(folder.iterdir())  # the file has no name, so nothing is left of a killed process
+    assert same(*seen)
+
+
+def test_photos_in_a_file_take_no_memory(limit_memory):
+    """They are written and read where they lie, and given back to the system."""
+    limit_memory(0)
+    count = 2000
+    pairs = tf.data.Dataset.range(count).map(
+        lambda number: (tf.fill((256, 256, 3), tf.cast(number % 256, tf.uint8)), tf.zeros((256, 256), tf.uint8))
+    )
+    before = resident("RssAnon"), resident("RssFile")
+    arrays = data.read(pairs)
+    places = np.arange(count)
+    pets = data.from_arrays(*arrays, places, places[:8], pairs.take(8), "ab", batch_size=8, augmented=False)
+    seen = [int(number) for images, _ in pets.train.take(count // 8) for number in images[:, 0, 0, 0]]
+    assert sorted(seen) == sorted(number % 256 for number in range(count))
+    time.sleep(0.5)
+    assert resident("RssAnon") - before[0] < 2e8 and resident("RssFile") - before[1] < 1e8  # of 520 MB
+
+
+def test_own_folder_in_a_file(tmp_path, limit_memory, capsys):
+    """Its masks become class ids there, and its test photos are read from there."""
+    make(tmp_path / "data", 3, values=(1, 2, 3), count=80)
+    seen = []
+    for free in (1e9, 1e5):
+        limit_memory(free)
+        dataset = load.load(str(tmp_path / "data"), image_size=32)
+        assert ("kept in a file" in capsys.readouterr().out) == (free < 1e6)
+        pets = load.pipelines(dataset, 32, 8, 0)
+        parts = (pets.train.take(12), pets.validation, pets.test)
+        seen.append([array for part in parts for array in batches(part)])
+    assert same(*seen) and set(np.unique(seen[0][1])) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("finds_out", ["disk_usage", "posix_fallocate"])
+def test_no_room_for_the_file(finds_out, command_line, tmp_path, limit_memory, monkeypatch):
+    folder = limit_memory(0)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    if finds_out == "disk_usage":
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", fail)
+    data_flags = ("--data", make(tmp_path / "data", 3), "--image-size", 64, "--output", tmp_path / "output")
+    status, _, err = command_line(unet_scratch, *data_flags)
+    assert status == 2 and err.count("\n") == 1 and not (tmp_path / "output").exists()
+    assert f"the photos take 0.0 GB, more than half of the free memory, and {folder} has" in err
+    assert "set TMPDIR to a folder with more room" in err
+
+
+def test_free_memory(monkeypatch):
+    """That of the machine, or of the container if it has less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert total / 100 < data.free_memory() < total
+    files = {"/proc/meminfo": "MemTotal: 99 kB\nMemFree: 1 kB\nMemAvailable:   50 kB\n"}
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: files.get(str(path)) or path.read_bytes().decode())
+    folder = "/sys/fs/cgroup/memory"
+    for limit, free in (("max", 51200), ("90000", 51200), ("40960", 20960)):
+        files |= {f"{folder}.max": f"{limit}\n", f"{folder}.stat": "anon 20000\nfile 7\ninactive_anon 1\n"}
+        assert data.free_memory() == free
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: path.with_name("none").read_bytes())
+    assert data.free_memory() == float("inf")  # as on macOS
 
 
 def test_pipelines_have_threads_of_their_own():

@@ -172,11 +172,14 @@ class Run:
         The training batches are those from the first unfinished epoch on.
 
         Raises:
-          InputError: if the data cannot be used, another run is writing to the output folder, or the run to resume had
-            other settings.
+          InputError: if the data cannot be used, there is no room for the photos, another run is writing to the output
+            folder, or the run to resume had other settings.
         """
-        dataset = self.load_dataset(tiles=self.tiles)
-        data = load.pipelines(dataset, self.image_size, self.batch_size, self.config["seed"], self.tiles)
+        try:
+            dataset = self.load_dataset(tiles=self.tiles)
+            data = load.pipelines(dataset, self.image_size, self.batch_size, self.config["seed"], self.tiles)
+        except MemoryError as error:  # of neither memory nor disk
+            raise InputError(f"--data {self.data}: {error}") from error
         self.class_names = data.class_names
         start = ""
         if self.trained:

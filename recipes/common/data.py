@@ -8,8 +8,18 @@ Label maps hold class ids from 0 and are only ever resized with nearest neighbou
 fractional classes. Images stay uint8 up to the model, a quarter of the memory of float32.
 """
 
+import contextlib
 import math
+import mmap
+import os
+import pathlib
+import re
+import shutil
 import sys
+import tempfile
+import threading
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -37,6 +47,50 @@ class Data(NamedTuple):
         return self.train_from(0)
 
 
+class FileArray:
+    """An array uint8 [N, ...] in a file without a name, which is gone when the process ends, however it ends.
+
+    It has what the pipelines need of a tf.Variable.
+    """
+
+    def __init__(self, shape: Sequence[int], folder: str):
+        size = math.prod(shape)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed with the array
+        weakref.finalize(self, self._file.close)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(self._file.fileno(), 0, size)
+        self._file.truncate(size)
+        mapped = mmap.mmap(self._file.fileno(), size)
+        array = np.frombuffer(mapped, np.uint8).reshape(shape)
+        with tf.device("CPU"):
+            # Nothing is copied here; of a tensor, unlike of a variable, each pipeline would make a copy.
+            self._variable = tf.Variable(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
+        self.shape = self._variable.shape
+        threading.Thread(target=_release_pages, args=[weakref.ref(mapped)], daemon=True).start()
+
+    def sparse_read(self, places: tf.Tensor) -> tf.Tensor:
+        """The elements at these places."""
+        return tf.gather(self._variable.value(), places)  # its own sparse_read would copy all of it once
+
+    def scatter_update(self, rows: tf.IndexedSlices) -> None:
+        """Overwrites the elements at the places `rows.indices`."""
+        for place, row in zip(rows.indices.numpy().tolist(), np.asarray(rows.values), strict=True):
+            self._file.seek(place * row.nbytes)
+            self._file.write(row)  # into mapped memory, it would end the process when the disk is full
+        self._file.flush()
+
+
+def _release_pages(reference: weakref.ref) -> None:
+    """Again and again, leaves what was read of a mapped file to the system: it would count as the process' memory."""
+    while mapped := reference():
+        mapped.madvise(mmap.MADV_DONTNEED)
+        del mapped
+        time.sleep(0.2)
+
+
+Array = tf.Variable | FileArray  # in memory or in a file
+
+
 def from_datasets(
     train: tf.data.Dataset,
     validation: tf.data.Dataset,
@@ -61,6 +115,7 @@ def from_datasets(
     Raises:
       ValueError: if a data set is empty, repeats forever, or holds something else.
       tf.errors.InvalidArgumentError: for other labels, which it shows; in the test split, when that is read.
+      MemoryError: as `read`.
     """
     pairs = {}
     for name, examples in {"train": train, "validation": validation, "test": test}.items():
@@ -86,8 +141,8 @@ def from_datasets(
 
 
 def from_arrays(
-    images: tf.Variable,
-    labels: tf.Variable,
+    images: Array,
+    labels: Array,
     train: np.ndarray,
     validation: np.ndarray,
     test: tf.data.Dataset,
@@ -97,7 +152,7 @@ def from_arrays(
     seed: int = 0,
     augmented: bool = True,
 ) -> Data:
-    """Builds the pipelines from images that are in memory already.
+    """Builds the pipelines from images that are read already.
 
     Args:
       images, labels: uint8 [N, H, W, 3] and [N, H, W], as from `read`.
@@ -107,7 +162,7 @@ def from_arrays(
     """
 
     def take(places):
-        return tf.gather(images, places), tf.gather(labels, places)
+        return images.sparse_read(places), labels.sparse_read(places)
 
     def train_from(step):
         def load(step, places):
@@ -277,15 +332,24 @@ def augment(images: tf.Tensor, labels: tf.Tensor, seed: tuple) -> tuple[tf.Tenso
     return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8), labels
 
 
-def read(pairs: tf.data.Dataset, text: str = "reading") -> tuple[tf.Variable, tf.Variable]:
+def read(pairs: tf.data.Dataset, text: str = "reading") -> tuple[Array, Array]:
     """Reads pairs of known number from `resized` into memory, in a quarter less of it than `Dataset.cache` needs.
+
+    What takes more than half of the free memory is kept in a file, in the folder TMPDIR or else /var/tmp.
 
     Returns:
       The images uint8 [N, size, size, 3], and their labels uint8 [N, size, size].
+    Raises:
+      MemoryError: if there is no room for that file.
     """
     count = len(pairs)
-    with tf.device("CPU"):  # where the pipeline runs, also beside a GPU
-        arrays = tuple(tf.Variable(tf.zeros((count, *spec.shape), tf.uint8)) for spec in pairs.element_spec)
+    shapes = [(count, *spec.shape) for spec in pairs.element_spec]
+    size = sum(map(math.prod, shapes))
+    if size > free_memory() / 2:
+        arrays = _in_files(shapes, size)
+    else:
+        with tf.device("CPU"):  # where the pipeline runs, also beside a GPU
+            arrays = tuple(tf.Variable(tf.zeros(shape, tf.uint8)) for shape in shapes)
     done = 0
     with progress_bar(count, text) as bar:
         for batch in pairs.batch(64):
@@ -294,6 +358,37 @@ def read(pairs: tf.data.Dataset, text: str = "reading") -> tuple[tf.Variable, tf
                 array.scatter_update(tf.IndexedSlices(part, places))  # in place; assigning a slice would copy it all
             done += len(places)
             bar.update(len(places))
+    return arrays
+
+
+def free_memory() -> float:
+    """Bytes of memory that are free in the machine, or in the container if it has a limit; infinite if unknown."""
+
+    def number(path, name=""):
+        return int(re.search(rf"{name}\W*(\d+)", pathlib.Path(path).read_text())[1])
+
+    free = math.inf
+    with contextlib.suppress(OSError, TypeError):  # no such file, or "max"
+        free = 1024 * number("/proc/meminfo", "MemAvailable")
+        limit = number("/sys/fs/cgroup/memory.max")
+        free = min(free, limit - number("/sys/fs/cgroup/memory.stat", "anon"))
+    return free
+
+
+def _in_files(shapes: list[tuple[int, ...]], size: int) -> tuple[FileArray, ...]:
+    folder = os.environ.get("TMPDIR", "/var/tmp")  # /tmp is often a part of the memory
+    if not os.access(folder, os.W_OK):
+        folder = tempfile.gettempdir()
+    taken = f"the photos take {size / 1e9:.1f} GB, more than half of the free memory"
+    free = shutil.disk_usage(folder).free
+    try:
+        if size > free:
+            raise OSError
+        arrays = tuple(FileArray(shape, folder) for shape in shapes)
+    except OSError as error:
+        advice = "set TMPDIR to a folder with more room, or make the images smaller"
+        raise MemoryError(f"{taken}, and {folder} has {free / 1e9:.1f} GB free; {advice}") from error
+    print(f"{taken}: they are kept in a file in {folder}", flush=True)
     return arrays
 
 

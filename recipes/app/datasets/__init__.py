@@ -6,12 +6,29 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from app import photos
+from common.data import Array
 from common.scores import BACKGROUND, TRIMAP
 
 import numpy as np
 import tensorflow as tf
+from pycocotools import mask as coco_masks
 
 BACKGROUND_NAME = TRIMAP[BACKGROUND]  # the class of what is no object, in every data set
+
+
+class Masks(Sequence):
+    """Masks bool [n, H, W], each decoded when it is taken: those of a large photo may not fit into memory together."""
+
+    def __init__(self, regions: Sequence[dict[str, Any]], size: tuple[int, int]):
+        """`regions` are compressed run lengths, as pycocotools takes them, and `size` is H and W."""
+        self.regions = regions
+        self.shape = len(regions), *size
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return coco_masks.decode(self.regions[index]).view(bool)
 
 
 class Scene(NamedTuple):
@@ -19,8 +36,18 @@ class Scene(NamedTuple):
 
     image: np.ndarray  # uint8 [H, W, 3]
     classes: np.ndarray  # int32 [n], from 1
-    masks: np.ndarray  # bool [n, H, W]; they may overlap
+    masks: np.ndarray | Masks  # bool [n, H, W]; they may overlap
     crowd: np.ndarray | None = None  # bool [H, W], where instances are not told apart; None: nowhere
+
+    @property
+    def regions(self) -> Sequence[dict[str, Any]]:
+        """The masks as compressed run lengths, as pycocotools takes them."""
+        return self.masks.regions if isinstance(self.masks, Masks) else [run_lengths(mask) for mask in self.masks]
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """A mask [H, W] as compressed run lengths."""
+    return coco_masks.encode(np.asfortranarray(mask, np.uint8))
 
 
 def empty_scene(image: np.ndarray) -> Scene:
@@ -38,7 +65,7 @@ class Dataset(NamedTuple):
     categories: dict[int, str] = {}  # noqa: RUF012  names by id, of the scenes' classes 1, 2, ...; empty: no instances
     read_scene: Callable[[Any], Scene] | None = None  # of an element as NumPy
     max_instances: int = 1  # in a photo
-    arrays: tuple[tf.Variable, tf.Variable] | None = None  # images and class ids; elements are places in them
+    arrays: tuple[Array, Array] | None = None  # images and class ids; elements are places in them
     findings: dict[str, Any] = {}  # noqa: RUF012  of the check of a folder, as JSON: spares a resumed run the check
     white: float | None = None  # of a folder's pictures of more than 8 bits, see LabeledImage
     size: Callable[[Any], tuple[int, int]] | None = None  # the width and height of an element as NumPy

@@ -51,7 +51,7 @@ def load(
       image_size: that of the training, for which labels are checked too; None: any.
       findings: those of an earlier check, which is not repeated.
       for_instances: whether instances are needed.
-      keeps_photos: whether photos are kept in memory, at this size, while they are checked.
+      keeps_photos: whether photos are kept, at this size, while they are checked.
     Raises:
       InputError: if the folder has problems, has changed since the earlier check, or has no instances to train with.
     """
@@ -89,8 +89,8 @@ def _checked(
     findings: dict[str, Any] | None,
     keeps_photos: bool,
     for_instances: bool,
-) -> tuple[Contents, tuple[tf.Variable, tf.Variable] | None, dict[str, Any]]:
-    """The contents of a folder, photos in memory as of `scan`, and findings; with earlier ones it is not checked."""
+) -> tuple[Contents, tuple[data.Array, data.Array] | None, dict[str, Any]]:
+    """The contents of a folder, photos as of `scan`, and findings; with earlier ones it is not checked."""
     contents = read(path)
     fingerprint = _fingerprint(path, contents)
     arrays = None
@@ -152,7 +152,7 @@ def scan(
     image_size: int | None = None,
     keeps_photos: bool = False,
     for_instances: bool = False,
-) -> tuple[Contents, tuple[tf.Variable, tf.Variable] | None]:
+) -> tuple[Contents, tuple[data.Array, data.Array] | None]:
     """Reads every image and its labels once, and checks them; for a training at `image_size`, if photos are resized.
 
     Returns:
@@ -344,12 +344,12 @@ def _repeated(read: list[tuple[LabeledImage, Facts]]) -> list[str]:
     return [f"the same photo twice: {listed(same)}; keep one, or a score may be of photos that were trained on"]
 
 
-def _to_class_ids(labels: tf.Variable, ids: np.ndarray) -> None:
+def _to_class_ids(labels: data.Array, ids: np.ndarray) -> None:
     """Turns the values of masks into class ids, in place."""
     count = labels.shape[0]
     for start in range(0, count, BLOCK):
         places = tf.range(start, min(start + BLOCK, count))
-        values = tf.gather(labels, places).numpy()
+        values = labels.sparse_read(places).numpy()
         labels.scatter_update(tf.IndexedSlices(ids[values], places))
 
 

@@ -74,7 +74,7 @@ def pipelines(dataset: Dataset, image_size: int, batch_size: int, seed: int, til
         places = {split: np.array(list(part.as_numpy_iterator())) for split, part in dataset.splits.items()}
         if places["test"].max() < images.shape[0]:
             test = tf.data.Dataset.from_tensor_slices(places["test"])
-            test = test.map(lambda place: (tf.gather(images, place), tf.gather(labels, place)))
+            test = test.map(lambda place: (images.sparse_read(place), labels.sparse_read(place)))
         else:
             test = data.resized(decoded["test"], image_size)
         train, validation = places["train"], places["validation"]

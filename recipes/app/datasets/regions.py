@@ -3,7 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
-from app.datasets import LabeledImage, Scene, empty_scene
+from app.datasets import LabeledImage, Masks, Scene
 from app.datasets.masks import IGNORED
 
 import numpy as np
@@ -38,10 +38,10 @@ def scene(example: LabeledImage, class_ids: list[int]) -> Scene:
     image = example.read_image()
     annotations = [annotation for annotation in example.annotations if annotation.class_id in (*class_ids, IGNORED)]
     instances = [annotation for annotation in annotations if not annotation.is_crowd]
-    crowds = [annotation.mask() for annotation in annotations if annotation.is_crowd]
+    crowds = [annotation.region for annotation in annotations if annotation.is_crowd]
     classes = np.array([1 + class_ids.index(annotation.class_id) for annotation in instances], np.int32)
-    masks = np.stack([annotation.mask() for annotation in instances]) if instances else empty_scene(image).masks
-    return Scene(image, classes, masks, np.any(crowds, axis=0) if crowds else None)
+    masks = Masks([annotation.region for annotation in instances], image.shape[:2])
+    return Scene(image, classes, masks, coco_masks.decode(coco_masks.merge(crowds)).view(bool) if crowds else None)
 
 
 def read(outline: Any, width: int, height: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Detectors of instances: SavedModels with the inputs and outputs of Mask R-CNN on TensorFlow Hub."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from app.cli import InputError
 from app.detect import saved_models, scenes
@@ -50,6 +50,13 @@ def detect(
 
     `predict` is what from_saved_model returns, `names` has those of the classes by id, `min_score` is 0..1.
     """
+    return list(detections(predict, photo, names, min_score, max_detections))
+
+
+def detections(
+    predict: Callable, photo: np.ndarray, names: dict[int, str], min_score: float, max_detections: int
+) -> Iterator[Instance]:
+    """As `detect`, but makes one instance at a time: the masks of a large photo may not fit into memory together."""
     height, width = photo.shape[:2]
     outputs = {name: tensor[0].numpy() for name, tensor in predict(photo).items()}
     margin = round(MARGIN * max(height, width)) if COARSE_MASKS in outputs else 0
@@ -57,7 +64,6 @@ def detect(
     boxes = outputs["detection_boxes"]
     # Low scores are dropped before any work is done for them.
     sure = [k for k in np.argsort(-scores, kind="stable") if scores[k] >= min_score and np.isfinite(boxes[k]).all()]
-    instances = []
     for k in sure[:max_detections]:
         box = boxes[k]
         probabilities, top, left = enlarge(outputs["detection_masks"][k], box, height, width, margin)
@@ -75,8 +81,7 @@ def detect(
         category = int(outputs["detection_classes"][k])
         name = names.get(category, f"class {category}")
         small = matting.shrunk(probabilities, matting.SIDE)
-        instances.append(Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left, small))
-    return instances
+        yield Instance(category, name, float(scores[k]), tuple(map(float, box)), mask, top, left, small)
 
 
 def enlarge(mask: np.ndarray, box: np.ndarray, height: int, width: int, margin: int = 0) -> tuple[np.ndarray, int, int]:

@@ -2,17 +2,18 @@
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from app import files
 from app.checkpoint import read_history
-from app.datasets import Scene
+from app.datasets import Scene, run_lengths
 from app.detect import instances
 from common import plots
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -29,7 +30,7 @@ CURVES = {
 def average_precision(
     read: Sequence[Callable[[], Scene]],
     category_ids: Sequence[int],
-    detect: Callable[[np.ndarray], Sequence[instances.Instance]],
+    detect: Callable[[np.ndarray], Iterable[instances.Instance]],
 ) -> dict[str, float]:
     """Detects instances in the photos that the functions in `read` give, and compares them with the truth.
 
@@ -49,14 +50,13 @@ def average_precision(
         height, width = scene.image.shape[:2]
         images.append({"id": image_id, "height": height, "width": width})
         most = max(most, len(scene.classes))
-        regions = [(category_ids[k - 1], mask, 0) for k, mask in zip(scene.classes, scene.masks, strict=True)]
+        regions = [(category_ids[k - 1], region, 0) for k, region in zip(scene.classes, scene.regions, strict=True)]
         if scene.crowd is not None:  # detections in it count neither way
-            regions += [(category, scene.crowd, 1) for category in category_ids]
-        for category, mask, is_crowd in regions:
-            instance = instances.of_mask(mask, "")._replace(category_id=category, score=1.0)
-            (annotation,) = instances.coco_results((height, width), [instance], image_id, "")
-            annotation |= {"id": len(annotations) + 1, "iscrowd": is_crowd, "area": int(mask.sum())}
-            annotations.append(annotation)
+            regions += [(category, run_lengths(scene.crowd), 1) for category in category_ids]
+        for category, region, is_crowd in regions:
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category}
+            annotation |= {"bbox": coco_masks.toBbox(region).tolist(), "area": int(coco_masks.area(region))}
+            annotations.append(annotation | {"segmentation": region, "iscrowd": is_crowd})
         results += instances.coco_results((height, width), detect(scene.image), image_id, "")
     if not results:
         return {f"{name}_{score}": 0.0 for name in KINDS for score in SCORES}
@@ -68,10 +68,24 @@ def average_precision(
         return _scores(truth, truth.loadRes(results), most)
 
 
+class _Evaluation(COCOeval):
+    """COCOeval that compares one detection at a time: all run lengths, of masks in shreds, may not fit into memory."""
+
+    def computeIoU(self, imgId, catId):
+        found = self._dts[imgId, catId]
+        order = np.argsort([-one["score"] for one in found], kind="mergesort")[: self.params.maxDets[-1]]
+        rows = []
+        for k in order:
+            self._dts[imgId, catId] = [found[k]]
+            rows.append(super().computeIoU(imgId, catId))
+        self._dts[imgId, catId] = found
+        return np.concatenate(rows) if rows else []
+
+
 def _scores(truth: COCO, results: COCO, most: int) -> dict[str, float]:
     scores = {}
     for name, kind in KINDS.items():
-        evaluation = COCOeval(truth, results, kind)
+        evaluation = _Evaluation(truth, results, kind)
         evaluation.params.maxDets = [most]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -112,7 +126,7 @@ def _mosaic(read: Sequence[Callable[[], Scene]], names: Sequence[str], detect: C
     for pair, index in zip(axes.reshape(-1, 2), chosen, strict=False):
         scene = read[index]()
         true = zip(scene.classes, scene.masks, strict=True)
-        truth = [instances.of_mask(mask, names[k - 1])._replace(category_id=k) for k, mask in true]
+        truth = [instances.cropped(instances.of_mask(mask, names[k - 1]))._replace(category_id=k) for k, mask in true]
         found = [instance for instance in detect(scene.image) if instance.score >= 0.5]
         pair[0].imshow(instances.overlay(scene.image, truth))
         pair[1].imshow(instances.overlay(scene.image, found))

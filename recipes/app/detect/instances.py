@@ -3,7 +3,7 @@
 import collections
 import colorsys
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.detect import scenes
@@ -41,6 +41,13 @@ def of_mask(mask: np.ndarray, name: str) -> Instance:
     height, width = mask.shape
     top, left, bottom, right = scenes.bounds(mask)
     return Instance(0, name, None, (top / height, left / width, bottom / height, right / width), mask, 0, 0)
+
+
+def cropped(instance: Instance) -> Instance:
+    """The same instance, which keeps no more of its mask than the part with the object."""
+    top, left, bottom, right = scenes.bounds(instance.mask)
+    part = instance.mask[top:bottom, left:right].copy()
+    return instance._replace(mask=part, top=instance.top + top, left=instance.left + left)
 
 
 def instance_map(shape: tuple[int, int], instances: Sequence[Instance]) -> np.ndarray:
@@ -131,7 +138,7 @@ def _lettering(instance: Instance, size: int) -> list[tuple[str, ImageFont.FreeT
 
 def coco_results(
     size: tuple[int, int],
-    instances: Sequence[Instance],
+    instances: Iterable[Instance],
     image_id: int,
     file_name: str,
     cutouts: Mapping[int, dict] | None = None,

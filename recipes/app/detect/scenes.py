@@ -30,8 +30,8 @@ def prepare(scene: Scene, side: int) -> Scene:
     scale = min(1.0, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
 
-    def resized(mask):
-        return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    def resized(mask):  # turned, because the columns of decoded masks are contiguous
+        return cv2.resize(mask.astype(np.uint8).T, size[::-1], interpolation=cv2.INTER_NEAREST).T.astype(bool)
 
     image = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA)
     masks = [resized(mask) for mask in scene.masks]

@@ -178,7 +178,7 @@ def _export(folder: pathlib.Path, detect_all: Callable, categories: dict[int, st
 
 def _detector(data: DetectionData, detect_all: Callable) -> Callable:
     most = max(MAX_DETECTIONS, data.max_instances)
-    return lambda photo: detector.detect(detect_all, photo, data.categories, MIN_SCORE, most)
+    return lambda photo: detector.detections(detect_all, photo, data.categories, MIN_SCORE, most)
 
 
 def report(run: runs.Run, data: DetectionData) -> None:
