@@ -10,12 +10,15 @@ fractional classes. Images stay uint8 up to the model, a quarter of the memory o
 
 import contextlib
 import math
+import mmap
 import os
 import pathlib
 import re
 import shutil
 import sys
 import tempfile
+import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -47,32 +50,42 @@ class Data(NamedTuple):
 class FileArray:
     """An array uint8 [N, ...] in a file without a name, which is gone when the process ends, however it ends.
 
-    It has what the pipelines need of a tf.Variable. Unlike a mapped file, it never counts as memory of the process.
+    It has what the pipelines need of a tf.Variable.
     """
 
     def __init__(self, shape: Sequence[int], folder: str):
-        self.shape = tf.TensorShape(shape)
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        weakref.finalize(self, self.file.close)
+        size = math.prod(shape)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed with the array
+        weakref.finalize(self, self._file.close)
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            os.posix_fallocate(self.file.fileno(), 0, math.prod(shape))
+            os.posix_fallocate(self._file.fileno(), 0, size)
+        self._file.truncate(size)
+        mapped = mmap.mmap(self._file.fileno(), size)
+        array = np.frombuffer(mapped, np.uint8).reshape(shape)
+        with tf.device("CPU"):
+            # Nothing is copied here; of a tensor, unlike of a variable, each pipeline would make a copy.
+            self._variable = tf.Variable(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
+        self.shape = self._variable.shape
+        threading.Thread(target=_release_pages, args=[weakref.ref(mapped)], daemon=True).start()
 
     def sparse_read(self, places: tf.Tensor) -> tf.Tensor:
         """The elements at these places."""
-        element = self.shape[1:]
-
-        def read(places):
-            elements = np.empty((*places.shape, *element), np.uint8)
-            for part, place in zip(elements.reshape(-1, *element), places.ravel().tolist(), strict=True):
-                os.preadv(self.file.fileno(), [part], place * part.nbytes)
-            return elements
-
-        return tf.ensure_shape(tf.numpy_function(read, [places], tf.uint8), (*places.shape, *element))
+        return tf.gather(self._variable.value(), places)  # its own sparse_read would copy all of it once
 
     def scatter_update(self, rows: tf.IndexedSlices) -> None:
         """Overwrites the elements at the places `rows.indices`."""
-        for place, element in zip(rows.indices.numpy().tolist(), np.asarray(rows.values), strict=True):
-            os.pwrite(self.file.fileno(), element, place * element.nbytes)
+        for place, row in zip(rows.indices.numpy().tolist(), np.asarray(rows.values), strict=True):
+            self._file.seek(place * row.nbytes)
+            self._file.write(row)  # into mapped memory, it would end the process when the disk is full
+        self._file.flush()
+
+
+def _release_pages(reference: weakref.ref) -> None:
+    """Again and again, leaves what was read of a mapped file to the system: it would count as the process' memory."""
+    while mapped := reference():
+        mapped.madvise(mmap.MADV_DONTNEED)
+        del mapped
+        time.sleep(0.2)
 
 
 Array = tf.Variable | FileArray  # in memory or in a file
