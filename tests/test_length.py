@@ -39,7 +39,7 @@ def test_scores_that_say_little(capsys):
     test["images_with"] = {"leaf": 4, "beetle": 3, "moth": 0, "fly": 1}
     report.print_remarks(test)
     guess, beetle, moth, fly = capsys.readouterr().out.splitlines()
-    assert guess.startswith("test images: 4, so the scores are a guess")
+    assert guess.startswith("test photos: 4, so the scores are a guess")
     assert beetle.startswith("beetle: hardly learned, its IoU is 0.030; ") and "--image-size" in beetle
     assert moth.startswith("moth: in 0 of 4 test images") and fly.startswith("fly: in 1 of 4 test images")
     report.print_remarks({"images": 40, "iou": {"leaf": 0.9}, "images_with": {"leaf": 3}})
@@ -62,7 +62,7 @@ def test_a_training_without_epochs_and_another_one(command_line, tmp_path, monke
     out, metrics = train()
     assert "epochs: 3, steps: 6, about the least" in out.splitlines()[0] and "epoch 3/3" in out
     assert metrics["config"]["epochs"] == metrics["train"]["epochs"] == 3
-    assert "test images: 2, so the scores are a guess" in out
+    assert "test photos: 2, so the scores are a guess" in out
     assert metrics["test"]["images_with"] == {"background": 2, "leaf": 2, "bug": 2}
     assert "nothing to resume" in train("--resume")[0]
 

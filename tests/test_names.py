@@ -112,7 +112,8 @@ def test_odd_names_break_nothing(installed, name, tmp_path):
     with warnings.catch_warnings(action="error"):  # of matplotlib, for a letter without a glyph
         example = masks.Example(np.zeros((8, 8, 3), np.uint8), label, label)
         masks.mosaic(tmp_path / "mosaic.png", [example], [name, "b"], title=f"run {name}"[:300])
-    assert Image.open(tmp_path / "mosaic.png").size[0] > 500
+    with Image.open(tmp_path / "mosaic.png") as picture:
+        assert picture.size[0] > 500
 
 
 def test_names_in_one_line():

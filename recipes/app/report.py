@@ -18,7 +18,7 @@ import numpy as np
 
 MOSAIC_IMAGES = 64  # the mosaics choose from the first test images
 MOSAIC_ROWS = 4
-FEW_IMAGES = 10  # to test; with fewer, another choice of photos gives another score
+FEW_PHOTOS = 10  # to test; with fewer, another choice of them gives another score
 SCORES = {"mean_iou": "mean IoU", "mask_ap": "mask AP"}  # that choose a model, in words
 LOW_IOU = 0.1  # of a class that was hardly learned
 
@@ -158,14 +158,14 @@ def print_remarks(test: dict) -> None:
     images = test["images"]
     photos = test.get("photos", images)
     kind = "tiles" if "photos" in test else "images"
-    if photos < FEW_IMAGES:
-        print(f"test images: {photos}, so the scores are a guess; {FEW_IMAGES} or more tell more")
+    if photos < FEW_PHOTOS:
+        print(f"test photos: {photos}, so the scores are a guess; {FEW_PHOTOS} or more tell more")
     for name, count in test.get("images_with", {}).items():
         iou = test["iou"][name]
         if count < min(3, images):
             print(f"{name}: in {count} of {images} test {kind}, so its IoU says little; add photos of it")
         elif iou < LOW_IOU:
-            advice = "a longer training (--epochs), a larger --image-size, or more photos of it may help"
+            advice = "a longer training (--epochs), a larger --image-size, --tiles, or more photos of it may help"
             print(f"{name}: hardly learned, its IoU is {iou:.3f}; {advice}")
 
 
