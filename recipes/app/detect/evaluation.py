@@ -68,24 +68,10 @@ def average_precision(
         return _scores(truth, truth.loadRes(results), most)
 
 
-class _Evaluation(COCOeval):
-    """COCOeval that compares one detection at a time: all run lengths, of masks in shreds, may not fit into memory."""
-
-    def computeIoU(self, imgId, catId):
-        found = self._dts[imgId, catId]
-        order = np.argsort([-one["score"] for one in found], kind="mergesort")[: self.params.maxDets[-1]]
-        rows = []
-        for k in order:
-            self._dts[imgId, catId] = [found[k]]
-            rows.append(super().computeIoU(imgId, catId))
-        self._dts[imgId, catId] = found
-        return np.concatenate(rows) if rows else []
-
-
 def _scores(truth: COCO, results: COCO, most: int) -> dict[str, float]:
     scores = {}
     for name, kind in KINDS.items():
-        evaluation = _Evaluation(truth, results, kind)
+        evaluation = COCOeval(truth, results, kind)
         evaluation.params.maxDets = [most]
         evaluation.evaluate()
         evaluation.accumulate()
