@@ -4,7 +4,6 @@ import csv
 import json
 import signal
 import sys
-import time
 
 from app import models
 from app.detect import label_map
@@ -12,7 +11,7 @@ from app.detect import label_map
 import mask_rcnn_hub
 import mask_rcnn_train
 import pytest
-from conftest import ROOT, start_process
+from conftest import ROOT, start_process, wait_for
 from own_data import change, make, write
 from PIL import Image
 
@@ -54,20 +53,27 @@ def test_train_and_use(command_line, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_run_resumes(command_line, tmp_path, stop):
+def test_a_stopped_run_resumes(command_line, tmp_path):
     """With the epochs that were finished; random samples of the library are others, so the next epochs differ."""
     folder, output = write(tmp_path / "bugs", "a file a split"), tmp_path / "output"
     flags = ("--data", folder, *FLAGS, "--epochs", 3, "--output", output)
-    process = start_process([sys.executable, ROOT / "recipes" / "mask_rcnn_train.py", *flags])
-    while not (output / "state.npz").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(stop)
-    _, err = process.communicate()
-    if stop == signal.SIGINT:
-        assert process.returncode == 130 and "stopped; finished epochs are kept" in err.splitlines()[-1]
-    finished = rows(output)
+    history, state = output / "history.csv", output / "state.npz"
+
+    def has_finished(count):  # the state is written after the history
+        is_there = history.exists() and state.exists() and len(rows(output)) >= count
+        return is_there and state.stat().st_mtime_ns >= history.stat().st_mtime_ns
+
+    finished = []
+    for stop, more in ((signal.SIGINT, ()), (signal.SIGKILL, ("--resume",))):
+        command = [sys.executable, ROOT / "recipes" / "mask_rcnn_train.py", *flags, *more]
+        process = start_process(command)
+        wait_for(lambda: has_finished(len(finished) + 1), process, 500)  # noqa: B023
+        process.send_signal(stop)
+        _, err = process.communicate()
+        if stop == signal.SIGINT:
+            assert process.returncode == 130 and "stopped; finished epochs are kept" in err.splitlines()[-1]
+        assert rows(output)[: len(finished)] == finished
+        finished = rows(output)
     status, out, err = command_line(mask_rcnn_train, *flags, "--resume", "--seed", 1)
     assert status == 2 and "--seed was 0 and is 1" in err and err.count("\n") == 1
     status, out, err = command_line(mask_rcnn_train, *flags, "--resume")
