@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 
-LEAST_STEPS = 400  # of a network's training; measured on 25 to 400 photos, see the README
+LEAST_STEPS = 400  # of a network's training; chosen by tests/measure/few_photos.py
 
 
 def start(

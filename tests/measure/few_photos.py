@@ -131,6 +131,7 @@ def use_loss(name: str, fractions: list[float]) -> None:
 def score(weights: pathlib.Path, scale: float, chance: float) -> dict:
     """What a trained model finds in new photos."""
     from app.predict import cutout, network
+    from common import scores as metrics
 
     import unet_mobilenetv2
 
@@ -143,16 +144,15 @@ def score(weights: pathlib.Path, scale: float, chance: float) -> dict:
         marked, _ = cutout.enlarge(photo, probabilities, NAMES)
         small = cv2.resize(label, (trained.size, trained.size), interpolation=cv2.INTER_NEAREST_EXACT)
         for kind, truth, prediction in (("network", small, probabilities.argmax(-1)), ("predict", label, marked)):
-            pairs = 3 * truth.astype(int) + prediction
-            matrices[kind] += np.bincount(pairs.ravel(), minlength=9).reshape(3, 3)
+            matrices[kind] += np.array(metrics.confusion_matrix(truth, prediction, len(NAMES)))
         found += sum(float((marked[beetle] == 2).mean()) > 0.5 for beetle in beetles if beetle.any())
         count += sum(beetle.any() for beetle in beetles)
         number, regions = cv2.connectedComponents(np.uint8(marked == 2))
         elsewhere += sum(not (label[regions == region] == 2).any() for region in range(1, number))
     scores = {"found": int(found), "of": int(count), "elsewhere": elsewhere}
     for kind, matrix in matrices.items():
-        iou = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
-        scores[kind] = [round(float(value), 3) for value in iou[1:]]
+        iou = metrics.report(matrix, NAMES)["iou"]
+        scores[kind] = [round(iou[name], 3) for name in NAMES[1:]]
     return scores
 
 
