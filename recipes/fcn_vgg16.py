@@ -106,7 +106,8 @@ def main() -> None:
     if run.has_trained_encoder:
         freeze_first_blocks(model)
     schedule = losses.warm_up_and_cosine(run.learning_rate, run.epochs * data.steps_per_epoch)
-    model.compile(keras.optimizers.Adam(schedule), losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes))
+    loss = losses.CrossEntropyAndDice(run.class_weights)
+    model.compile(keras.optimizers.Adam(schedule), loss, metrics=scores.metrics(num_classes))
     model.fit(
         data.train,
         steps_per_epoch=data.steps_per_epoch,

@@ -97,7 +97,7 @@ def main() -> None:
         set_encoder_trainable(model, is_trainable)
         schedule = losses.warm_up_and_cosine(learning_rate, (end - begin) * data.steps_per_epoch)
         optimizer = keras.optimizers.Adam(schedule)
-        model.compile(optimizer, losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes))
+        model.compile(optimizer, losses.CrossEntropyAndDice(run.class_weights), metrics=scores.metrics(num_classes))
         model.fit(
             data.train,
             steps_per_epoch=data.steps_per_epoch,

@@ -86,7 +86,8 @@ def main() -> None:
     num_classes = len(data.class_names)
     model = run.prepare(build_model(run.image_size, num_classes))  # loads --weights; faster layers on a CPU
     schedule = losses.warm_up_and_cosine(run.learning_rate, run.epochs * data.steps_per_epoch)
-    model.compile(keras.optimizers.Adam(schedule), losses.CrossEntropyAndDice(), metrics=scores.metrics(num_classes))
+    loss = losses.CrossEntropyAndDice(run.class_weights)
+    model.compile(keras.optimizers.Adam(schedule), loss, metrics=scores.metrics(num_classes))
     model.fit(
         data.train,
         steps_per_epoch=data.steps_per_epoch,

@@ -130,6 +130,7 @@ def test_the_model_remembers_its_tiles(command_line, dotted, tmp_path):
     assert (status, err) == (0, "") and "vanish" not in out
     assert "16 train (480 tiles), 2 validation (24 tiles), 2 test (24 tiles)" in out  # 6 x 5, or 4 x 3 of each photo
     assert "test, 24 tiles" in out and " tiles/s" in out
+    assert "rare classes weigh more in the loss: dot 3." in out  # 0.6 % of the pixels
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["config"]["tiles"] is True and metrics["test"]["photos"] == 2 and metrics["train"]["photos"] == 16
 
@@ -174,6 +175,7 @@ def test_counting_the_tiles_decodes_no_photo(dotted, monkeypatch):
     dataset = load.load(str(dotted), image_size=32, tiles=True)
     findings = json.loads(json.dumps(dataset.findings))
     for one in (dataset, load.load(str(dotted), image_size=32, tiles=True, findings=findings)):
+        assert one.pixels == dataset.pixels and sum(one.pixels) == 20 * 110 * 90
         assert len(list(load.pipelines(one, 32, 8, 0, tiles=True).test)) == 3
         assert len(paths) == (40 if one is dataset else 60)
 

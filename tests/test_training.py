@@ -41,6 +41,25 @@ def test_a_perfect_prediction_has_zero_loss():
     assert float(losses.CrossEntropyAndDice()(labels, 50.0 * np.eye(4)[labels])) == pytest.approx(0, abs=1e-5)
 
 
+def test_rare_classes_weigh_more():
+    """Three classes of 1 %, 0.01 % and none of the pixels; their weight is part of the cross-entropy alone."""
+    weights = losses.class_weights([98_990, 1_000, 10, 0])
+    assert weights == [1, 2, 40, 1]
+    assert losses.class_weights([90, 8, 2]) is losses.class_weights([]) is None
+    labels, logits = random_answer()
+    labels[0, :4] = 255
+    plain, weighted = losses.CrossEntropyAndDice(), losses.CrossEntropyAndDice(weights)
+    of_pixels = -np.log(np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True))
+    more = 0
+    for label, values in zip(labels, of_pixels, strict=True):
+        known = label != 255
+        own = values[known, label[known]]
+        more += np.mean(own * (np.array(weights)[label[known]] - 1)) / len(labels)
+    assert float(weighted(labels, logits) - plain(labels, logits)) == pytest.approx(more, rel=1e-4)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(weighted))
+    assert copy.class_weights == weights
+
+
 def trained(optimizer, steps=8):
     """The weights of a small network after some steps."""
     keras.utils.set_random_seed(0)

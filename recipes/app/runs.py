@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app import backend, checkpoint, device, encoders, files, flags, models, processes, report
-from app.cli import InputError
+from app.cli import InputError, listed
 from app.datasets import Dataset, check, load
 from app.predict import predict
 from app.recorder import ProgressBars, Recorder
+from common import losses
 from common.data import Data
 
 import keras
@@ -92,6 +93,7 @@ class Run:
       epochs: how many there are; None until the data is loaded, without the flag.
       frozen_epochs: how many of the epochs have the encoder frozen; 0 if the encoder starts random, or if, once the
         data is loaded, the decoder turns out to be trained too.
+      class_weights: of rare classes in the loss; None without one.
       has_trained_encoder: whether the encoder starts from pretrained weights, or the whole network from --weights.
       checkpoint: the finished epochs.
     """
@@ -130,6 +132,7 @@ class Run:
             self.frozen_epochs = 0
         self.checkpoint = checkpoint.Checkpoint(self.output, self.model_path, score, self.team.is_first)
         self.class_names: tuple[str, ...] = ()
+        self.class_weights: list[float] | None = None
         self.white: float | None = None  # of the data, see datasets.LabeledImage
         self.photos: dict[str, int] = {}  # of each split, if the images are tiles of them
         # What a resumed run must have in common with the interrupted one.
@@ -188,6 +191,7 @@ class Run:
                 self.frozen_epochs = 0  # the encoder has been trained with this decoder already
         if self.tiles:
             self.photos = {split: len(part) for split, part in dataset.splits.items()}
+        self.class_weights = losses.class_weights(dataset.pixels)
         self.begin(data.counts, data.steps_per_epoch, list(data.class_names), start)
         fed = backend.feed(data, self.batch_size, self.team)
         return fed._replace(train_from=lambda step: fed.train_from(step + self.finished_epochs * data.steps_per_epoch))
@@ -226,11 +230,14 @@ class Run:
             parts = [f"{self.photos[split]} {split} ({count} tiles)" for split, count in counts.items()]
         else:
             parts = [f"{count} {split}" for split, count in counts.items()]
-        listed = ", ".join(parts)
-        facts = f"{self.data}, {self.image_size} px: {listed}{start}"
+        facts = f"{self.data}, {self.image_size} px: {', '.join(parts)}{start}"
         print(f"{self.recipe} | {facts} | {self.device} | {length}", flush=True)
         if advice:
             print(advice, flush=True)
+        if self.class_weights:
+            weights = zip(self.class_names, self.class_weights, strict=True)
+            rare = [f"{name} {weight:.2g} times" for name, weight in weights if weight > 1]
+            print(f"rare classes weigh more in the loss: {listed(rare)}", flush=True)
         self.settings |= {"images": counts, "classes": classes}
         self.checkpoint.begin(self.settings, self.config["resume"])
         if self.team.is_first and not self.config["resume"] and models.origin(self.model_path) == self.origin:

@@ -68,6 +68,7 @@ class Dataset(NamedTuple):
     arrays: tuple[Array, Array] | None = None  # images and class ids; elements are places in them
     findings: dict[str, Any] = {}  # noqa: RUF012  of the check of a folder, as JSON: spares a resumed run the check
     white: float | None = None  # of a folder's pictures of more than 8 bits, see LabeledImage
+    pixels: Sequence[int] = ()  # of each class in the labels of a folder
     size: Callable[[Any], tuple[int, int]] | None = None  # the width and height of an element as NumPy
 
 

@@ -70,7 +70,8 @@ def load(
     left_out = set(contents.left_out)
     used = [place for place in range(len(examples)) if place not in left_out]
     sizes = dict(zip(used, contents.sizes, strict=True))
-    options = {"arrays": arrays, "findings": findings, "white": contents.white, "size": sizes.get}
+    options = {"arrays": arrays, "findings": findings, "white": contents.white}
+    options |= {"pixels": contents.pixels.tolist(), "size": sizes.get}
     dataset = Dataset(contents.class_names, splits, decode_by(read_pair), **options)
     if not for_instances:
         return dataset
@@ -107,7 +108,8 @@ def _checked(
         class_names = tuple(findings["class_names"])
         ids = np.array(findings["ids"], np.uint8)
         contents = contents._replace(class_names=class_names, ids=ids, left_out=findings["left_out"])
-        contents = contents.with_white(findings["white"])._replace(sizes=findings["sizes"])
+        contents = contents.with_white(findings["white"])
+        contents = contents._replace(sizes=findings["sizes"], pixels=np.array(findings["pixels"]))
     else:
         raise InputError(f"--resume: the data in {path} changed since the interruption; start again without --resume")
     findings = {
@@ -117,6 +119,7 @@ def _checked(
         "left_out": contents.left_out,
         "white": contents.white,
         "sizes": contents.sizes,
+        "pixels": contents.pixels.tolist(),
     }
     return contents, arrays, findings
 
