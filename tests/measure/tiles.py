@@ -1,6 +1,6 @@
 """Small objects in large photos, with and without --tiles: `python tests/measure/tiles.py [--side N] [FLAGS...]`
 
-It draws 30 photos of 2048 x 2048 (N x N) with objects of 6 to 40 pixels, in two classes, on a background of the same
+It draws 10 photos of 2048 x 2048 (N x N) with objects of 6 to 40 pixels, in two classes, on a background of the same
 texture with lines in the objects' colours. unet_mobilenetv2 trains on them from the shipped weights, once with --tiles,
 then for as many minutes on resized photos. Both are scored by --predict's code on 10 other photos, at their own size:
 the mean IoU, and the fraction of objects that are found, by their size. An object is found if its class has half of its
@@ -27,7 +27,7 @@ FLAGS = ("--weights", "shipped", "--image-size", "256", "--batch-size", "8", "--
 PROBE = 10  # epochs on resized photos, by which their time is measured
 CLASSES = ("background", "seed", "chip")
 COLORS = np.array([(120, 120, 120), (150, 100, 80), (90, 110, 155)])
-PHOTOS, NEW = 30, 10
+PHOTOS, NEW = 10, 10
 SIDES = (6, 10, 16, 40)  # limits of the sizes in the table, in pixels
 PIXELS_PER_OBJECT = 12000  # of a photo
 

@@ -29,7 +29,9 @@ def label_map(size: tuple[int, int], annotations: list[Annotation]) -> np.ndarra
     """The class of each pixel, uint8 [H, W]: that of the smallest annotation there, IGNORED in a crowd, otherwise 0."""
     label = np.zeros(size[::-1], np.uint8)
     for annotation in sorted(annotations, key=lambda one: coco_masks.area(one.region), reverse=True):
-        label[annotation.mask()] = IGNORED if annotation.is_crowd else annotation.class_id
+        x, y, width, height = coco_masks.toBbox(annotation.region).astype(int)
+        window = slice(y, y + height), slice(x, x + width)  # a mask of a large photo is mostly empty
+        label[window][annotation.mask()[window]] = IGNORED if annotation.is_crowd else annotation.class_id
     return label
 
 

@@ -8,6 +8,7 @@ from app import files
 from app.checkpoint import read_history
 from app.datasets import Scene, run_lengths
 from app.detect import instances
+from app.predict import matting
 from common import plots
 
 import matplotlib.pyplot as plt
@@ -21,6 +22,7 @@ KINDS = {"box": "bbox", "mask": "segm"}
 SCORES = {"ap": slice(None), "ap50": slice(0, 1), "ap75": slice(5, 6)}  # of the thresholds 0.50, 0.55, ... 0.95
 PHOTOS = 8  # in the mosaic
 COLUMNS = 4
+SHOWN = 600  # pixels of a photo's longer side in it; matplotlib would need 50 bytes for each of a large photo's
 CURVES = {
     "loss": {"loss": "training"},
     "average_precision": {"val_box_ap": "boxes, validation", "val_mask_ap": "masks, validation"},
@@ -114,8 +116,8 @@ def _mosaic(read: Sequence[Callable[[], Scene]], names: Sequence[str], detect: C
         true = zip(scene.classes, scene.masks, strict=True)
         truth = [instances.cropped(instances.of_mask(mask, names[k - 1]))._replace(category_id=k) for k, mask in true]
         found = [instance for instance in detect(scene.image) if instance.score >= 0.5]
-        pair[0].imshow(instances.overlay(scene.image, truth))
-        pair[1].imshow(instances.overlay(scene.image, found))
+        for axis, drawn in zip(pair, (truth, found), strict=True):
+            axis.imshow(matting.shrunk(instances.overlay(scene.image, drawn), SHOWN))
     for axis in axes.ravel():
         axis.set_axis_off()
     for axis, title in zip(axes[0], ("truth", "detections") * (COLUMNS // 2), strict=True):
