@@ -108,9 +108,10 @@ def draw_pictures(
 def _mosaic(read: Sequence[Callable[[], Scene]], names: Sequence[str], detect: Callable) -> Figure:
     """Photos, evenly spread over the given ones, with their true and their detected instances."""
     chosen = np.unique(np.linspace(0, len(read) - 1, PHOTOS).astype(int))
-    rows = -(-2 * len(chosen) // COLUMNS)
-    figure = Figure(figsize=(2.6 * COLUMNS, 2.5 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, COLUMNS, squeeze=False)
+    columns = min(COLUMNS, 2 * len(chosen))
+    rows = -(-2 * len(chosen) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.5 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for pair, index in zip(axes.reshape(-1, 2), chosen, strict=False):
         scene = read[index]()
         true = zip(scene.classes, scene.masks, strict=True)
@@ -120,6 +121,6 @@ def _mosaic(read: Sequence[Callable[[], Scene]], names: Sequence[str], detect: C
             axis.imshow(matting.shrunk(instances.overlay(scene.image, drawn), SHOWN))
     for axis in axes.ravel():
         axis.set_axis_off()
-    for axis, title in zip(axes[0], ("truth", "detections") * (COLUMNS // 2), strict=True):
+    for axis, title in zip(axes[0], ("truth", "detections") * (columns // 2), strict=True):
         axis.set_title(title)
     return figure
