@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-RARE = 0.02  # of the pixels; chosen, like the next, by tests/measure/few_photos.py
-LARGEST_WEIGHT = 40.0
+RARE = 0.02  # of the pixels; tried by tests/measure/few_photos.py
+LARGEST_WEIGHT = 40.0  # the largest tried there
 
 
 @keras.saving.register_keras_serializable("cookbook")
