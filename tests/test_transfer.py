@@ -2,7 +2,7 @@
 
 import json
 
-from app import checkpoint, models
+from app import checkpoint, device, models
 from app.cli import InputError
 from app.datasets import synthetic
 
@@ -129,7 +129,7 @@ def test_the_shipped_weights_start_a_training(command_line, tmp_path):
 
 
 def test_resuming_a_training_that_started_from_weights(command_line, tmp_path, monkeypatch):
-    """It ends after an epoch; without the flag it is not resumed."""
+    """It ends after an epoch; without the flag it is not resumed. The precision is the one it began with."""
     weights = tmp_path / "weights.keras"
     models.save(unet_scratch.build_model(32, 3), weights, TRIMAP)
     flags = (*QUICK[:4], "--batch-size", 8, "--limit", 8, "--epochs", 2, "--output", tmp_path / "run")
@@ -141,11 +141,13 @@ def test_resuming_a_training_that_started_from_weights(command_line, tmp_path, m
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "write_state", write_and_end)
+        patched.setattr(device, "best_precision", lambda gpus: "mixed_bfloat16")
         assert command_line(unet_scratch, *flags, "--weights", weights)[0] == 2
+    monkeypatch.setattr(device, "best_precision", lambda gpus: "float32")
     status, _, err = command_line(unet_scratch, *flags, "--resume")
     assert status == 2 and "--weights was" in err and "--learning-rate was" in err and err.count("\n") == 1
     status, out, err = command_line(unet_scratch, *flags, "--resume", "--weights", weights)
-    assert (status, err) == (0, "") and "resuming after epoch 1" in out
+    assert (status, err) == (0, "") and "resuming after epoch 1" in out and "mixed_bfloat16" in out
 
 
 def test_networks_that_do_not_fit_are_refused(command_line, tmp_path):

@@ -70,7 +70,11 @@ def start(
     team.agree({name: config[name] for name in ("recipe", "resume", *checkpoint.FLAGS) if name in config})
     backend.distribute(args.batch_size)
     keras.utils.set_random_seed(args.seed)
-    keras.config.set_dtype_policy(device.best_precision(gpus) if args.precision == "auto" else args.precision)
+    precision = args.precision
+    if precision == "auto":
+        before, _ = checkpoint.read_state(args.output, {}, kinds=()) if args.resume else ({}, {})
+        precision = before.get("settings", {}).get("precision") or device.best_precision(gpus)
+    keras.config.set_dtype_policy(precision)
     encoder_weights = encoders.weights_file(encoder, args.backbone_weights) if encoder else None
     trained = models.load_as_start(recipe, args.weights, build_model, args.image_size) if args.weights else None
     length = {"default_epochs": epochs, "least_steps": LEAST_STEPS}
