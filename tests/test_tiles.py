@@ -10,6 +10,7 @@ from app.datasets import load
 from app.predict import cutout, network, tiles
 from common import data, scores
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import tensorflow as tf
 import unet_scratch
 from own_data import change, draw, make, write
 from PIL import Image
+from test_video import film
 
 CLASSES = ("background", "seed", "brick")
 OPACITIES = np.float32([0, 1, 1])
@@ -122,12 +124,23 @@ def dotted(tmp_path_factory):
     return folder
 
 
-def test_the_model_remembers_its_tiles(command_line, dotted, tmp_path):
-    """From the first line of a training to the mask of a prediction, at the photo's own resolution."""
+def test_the_model_remembers_its_tiles(command_line, dotted, tmp_path, monkeypatch):
+    """From the first line of a training, which ends after an epoch, to the mask of a prediction at the photo's size."""
     output = tmp_path / "output"
-    flags = ("--data", dotted, "--image-size", 32, "--epochs", 1, "--batch-size", 32)
-    status, out, err = command_line(unet_scratch, *flags, "--tiles", "--output", output)
-    assert (status, err) == (0, "") and "vanish" not in out
+    flags = ("--data", dotted, "--image-size", 32, "--epochs", 2, "--batch-size", 32, "--output", output)
+    write_state = checkpoint.write_state
+
+    def write_and_end(*args):
+        write_state(*args)
+        raise InputError("the end")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write_state", write_and_end)
+        assert command_line(unet_scratch, *flags, "--tiles")[0] == 2
+    status, _, err = command_line(unet_scratch, *flags, "--resume")
+    assert status == 2 and err.count("\n") == 1 and "--tiles was True and is False" in err
+    status, out, err = command_line(unet_scratch, *flags, "--tiles", "--resume")
+    assert (status, err) == (0, "") and "vanish" not in out and "resuming after epoch 1" in out
     assert "16 train (480 tiles), 2 validation (24 tiles), 2 test (24 tiles)" in out  # 6 x 5, or 4 x 3 of each photo
     assert "test, 24 tiles" in out and " tiles/s" in out
     assert "rare classes weigh more in the loss: dot 3." in out  # 0.6 % of the pixels
@@ -144,8 +157,12 @@ def test_the_model_remembers_its_tiles(command_line, dotted, tmp_path):
     expected = tiles.segment(photo, trained.probabilities, 32, 16, OPACITIES)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "found" / "00_mask.png")), expected.label)
     assert Image.open(tmp_path / "found" / "00_cutout.png").size == (110, 90)
-    for _, pixels, found, _ in network.segment_all(trained, [(0, photo), (1, photo[:20])]):  # as of a video's frames
-        assert cutout.enlarge(pixels, found, trained.class_names)[0].shape == pixels.shape[:2]
+    film(tmp_path / "film.mp4", times=range(0, 120, 40))
+    command = ("--predict", tmp_path / "film.mp4", *command[2:])
+    status, _, err = command_line(unet_scratch, *command)
+    with av.open(str(tmp_path / "found" / "film_overlay.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert (status, err) == (0, "") and [frame.shape for frame in frames] == [(120, 160, 3)] * 3
 
     status, _, err = command_line(unet_scratch, *command, "--tiles")
     assert status == 2 and err.count("\n") == 1 and "--tiles: only for a training" in err
@@ -157,14 +174,6 @@ def test_models_without_tiles(tmp_path):
         models.save(model, tmp_path / "unet_scratch.keras", CLASSES, origin)
         trained = network.from_weights("unet_scratch", unet_scratch.build_model, tmp_path / "unet_scratch.keras")
         assert bool(trained.tiles_in_batch) == is_tiled
-
-
-def test_a_resumed_run_has_the_tiles_of_the_interrupted_one(tmp_path):
-    facts = dict.fromkeys(("best", *checkpoint.KEPT), 0)
-    checkpoint.write_state(tmp_path, {**facts, "settings": {"tiles": True}}, {})
-    checkpoint.read_state(tmp_path, {"tiles": True})
-    with pytest.raises(InputError, match="--tiles was True and is False"):
-        checkpoint.read_state(tmp_path, {"tiles": False})
 
 
 def test_counting_the_tiles_decodes_no_photo(dotted, monkeypatch):
