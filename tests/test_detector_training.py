@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from own_data import annotate, change, make, write
+from pycocotools import mask as coco_masks
 
 SIDE = 64
 COLORS = np.array([(230, 40, 40), (40, 200, 60), (50, 60, 230), (220, 210, 30)], np.uint8)
@@ -54,6 +55,25 @@ def test_composed_scenes_keep_masks_and_pixels_together(monkeypatch):
         counts.append(len(scene.classes))
     assert min(counts) <= 1 and max(counts) >= 4
     np.testing.assert_array_equal(composed(7).image, composed(7).image)
+
+
+def test_composed_scenes_have_overlaps_of_all_degrees_and_instances_behind_others(monkeypatch):
+    overlaps = []
+    for number in range(200):
+        scene = composed(number)
+        if len(scene.masks) > 1:
+            boxes = coco_masks.toBbox(list(scene.regions))
+            overlaps += coco_masks.iou(boxes, boxes, [0] * len(boxes))[np.triu_indices(len(boxes), 1)].tolist()
+    counts, _ = np.histogram(overlaps, (1e-9, 0.1, 0.3, 0.5, 1))
+    assert counts.min() > 0.02 * counts.sum()
+
+    scene = drawn_scene(1, SIDE, SIDE)
+    for fraction in (0, 1):
+        monkeypatch.setattr(scenes, "FRACTION_BEHIND", fraction)
+        rng = np.random.default_rng(0)
+        pasted = [scenes._paste(rng, scene, drawn_scene(0)) for _ in range(40)]
+        keeps_all = [(one.masks[: len(scene.masks)] == scene.masks).all() for one in pasted if len(one.masks) > 1]
+        assert all(keeps_all) if fraction else not all(keeps_all)
 
 
 def test_instances_too_small_to_see_are_left_out():

@@ -7,13 +7,15 @@ from app.datasets import Scene
 import cv2
 import numpy as np
 
-FRACTION_PASTED = 0.5  # of the photos get more instances
+FRACTION_PASTED = 0.7  # of the photos get more instances
 MOST_PASTED = 3
-PASTED_SIZE = (0.2, 0.7)  # of the photo's side: the longer side of a pasted instance
+PASTED_SIZE = (0.2, 0.8)  # of the photo's side: the longer side of a pasted instance
+FRACTION_NEAR = 0.6  # of what is pasted: touches or overlaps another instance's box, half of it on the same ground
+FRACTION_BEHIND = 0.3  # of what is pasted: behind what is there
 FRACTION_DECOYS = 0.2  # of what is pasted: outlines of instances with the pixels of another background
 SCALE = (0.7, 1.5)  # of the size at which a photo fits
 MOST_ENLARGED = 2.0  # times; a photo also until it fits
-LEAST_VISIBLE = 0.2  # of an instance: with less it is left out
+LEAST_VISIBLE = 0.1  # of an instance: with less it is left out
 DECOY = 0  # the class of decoys
 MASK_SIDE = 56  # pixels of the masks to learn, twice as many as the network gives
 
@@ -94,7 +96,7 @@ def _place(rng: np.random.Generator, scene: Scene, side: int) -> Scene:
 
 
 def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
-    """Pastes one instance of another scene at a random size and place, in front of what is there."""
+    """Pastes one instance of another scene at a random size and place, in front of what is there or behind it."""
     side = len(canvas.image)
     k = rng.integers(len(other.classes))
     top, left, bottom, right = bounds(other.masks[k])
@@ -108,23 +110,42 @@ def _paste(rng: np.random.Generator, canvas: Scene, other: Scene) -> Scene:
     height = max(4, round(mask.shape[0] * scale))
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     alpha = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
-    # Up to a quarter of it may be outside of the photo.
-    left = round(rng.uniform(-0.25 * width, side - 0.75 * width))
-    top = round(rng.uniform(-0.25 * height, side - 0.75 * height))
+    top, left = _choose_place(rng, canvas, height, width)
     rows = slice(max(0, top), min(side, top + height))
     columns = slice(max(0, left), min(side, left + width))
     inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     alpha = alpha[inside]
+    least = LEAST_VISIBLE * np.count_nonzero(alpha > 0.5)
+    if rng.random() < FRACTION_BEHIND:
+        alpha = alpha * ~canvas.masks[:, rows, columns].any(0)
     pixels = canvas.image.copy()
     part = pixels[rows, columns]
     part[:] = part + alpha[..., None] * (image[inside] - part.astype(np.float32))
     pasted = np.zeros((side, side), bool)
     pasted[rows, columns] = alpha > 0.5
     scene = _visible(pixels, canvas.classes, canvas.masks & ~pasted, LEAST_VISIBLE * canvas.masks.sum((1, 2)))
-    if other.classes[k] == DECOY or not pasted.any():
+    if other.classes[k] == DECOY or pasted.sum() <= least:
         return scene
     classes = np.append(scene.classes, other.classes[k]).astype(np.int32)
     return Scene(pixels, classes, np.concatenate([scene.masks, pasted[np.newaxis]]))
+
+
+def _choose_place(rng: np.random.Generator, canvas: Scene, height: int, width: int) -> tuple[int, int]:
+    """Top and left for what is pasted: anywhere, or near an instance, with up to a quarter outside of the photo."""
+    side = len(canvas.image)
+    least = np.array([-0.25 * height, -0.25 * width])
+    most = np.array([side - 0.75 * height, side - 0.75 * width])
+    place = rng.uniform(least, most)
+    if len(canvas.classes) and rng.random() < FRACTION_NEAR:
+        near = np.array(bounds(canvas.masks[rng.integers(len(canvas.classes))]))
+        middle = (near[:2] + near[2:] - (height, width)) / 2
+        touching = (near[2:] - near[:2] + (height, width)) / 2
+        place = middle + rng.random() * rng.uniform(-touching, touching)
+        if rng.random() < 0.5:
+            place[0] = near[2] - height
+        place = np.clip(place, least, most)
+    top, left = np.rint(place).astype(int).tolist()
+    return top, left
 
 
 def _vary_colors(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
