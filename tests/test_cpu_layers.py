@@ -2,16 +2,14 @@
 
 from app.cpu import layers as cpu_layers
 
-import fcn_vgg16
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import unet_mobilenetv2
-import unet_scratch
 from keras import layers
+from networks import MODULES, each_recipe
 
-RECIPES = {"fcn_vgg16": fcn_vgg16, "unet_mobilenetv2": unet_mobilenetv2, "unet_scratch": unet_scratch}
+CONVOLUTIONS = {"fcn_vgg16": 6, "unet_mobilenetv2": 20, "unet_scratch": 8}  # at least; of another recipe one
 
 
 def network() -> keras.Model:
@@ -81,12 +79,12 @@ def test_unsupported_layers_are_left_alone():
     assert kinds(cpu_layers.optimize_for_cpu(keras.Model(inputs, layers.Conv2DTranspose(64, 3)(inputs)))) == []
 
 
-@pytest.mark.parametrize(("name", "convolutions"), {"fcn_vgg16": 6, "unet_mobilenetv2": 20, "unet_scratch": 8}.items())
-def test_recipes_get_the_faster_layers(name, convolutions):
-    model = RECIPES[name].build_model(128, 3)
+@each_recipe
+def test_recipes_get_the_faster_layers(name):
+    model = MODULES[name].build_model(128, 3)
     faster = cpu_layers.optimize_for_cpu(model)
     assert [layer.name for layer in faster.layers] == [layer.name for layer in model.layers]
-    assert len([kind for kind in kinds(faster) if kind.startswith("Conv")]) >= convolutions
+    assert len([kind for kind in kinds(faster) if kind.startswith("Conv")]) >= CONVOLUTIONS.get(name, 1)
     normalized = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     assert kinds(faster).count("FusedBatchNormalization") == len(normalized)
     for one, other in zip(faster.get_weights(), model.get_weights(), strict=True):

@@ -9,13 +9,11 @@ from app import models
 from app.datasets import synthetic
 from common import losses, scores
 
-import fcn_vgg16
 import keras
 import numpy as np
 import pytest
-import unet_mobilenetv2
-import unet_scratch
 from conftest import ROOT
+from networks import MODULES, first_recipe_fast
 
 SECTION = re.search(r"^## Use the model elsewhere.*?(?=^## )", (ROOT / "README.md").read_text(), re.S | re.M)[0]
 EXPORT, READ, SHIPPED = re.findall(r"```python\n(.*?)```", SECTION, re.S)
@@ -81,14 +79,11 @@ def trained():
     return get
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [unet_scratch, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (fcn_vgg16, unet_mobilenetv2))],
-)
+@first_recipe_fast
 @each_format
-def test_an_exported_model_gives_the_same_logits(trained, tmp_path, monkeypatch, recipe, format_):
+def test_an_exported_model_gives_the_same_logits(trained, tmp_path, monkeypatch, name, format_):
     monkeypatch.chdir(tmp_path)
-    check_export(format_, trained(recipe), drawn(3, SIZE)[0])
+    check_export(format_, trained(MODULES[name]), drawn(3, SIZE)[0])
 
 
 @pytest.mark.slow

@@ -10,13 +10,11 @@ from types import SimpleNamespace
 from app import backend, device, runs
 from app.cpu import optimizer
 
-import fcn_vgg16
 import keras
+import networks
 import numpy as np
 import pytest
 import tensorflow as tf
-import unet_mobilenetv2
-import unet_scratch
 from conftest import ROOT
 
 NOT_BUILT = f"TensorFlow {tf.__version__} is not built for the GeForce, and uses the CPU."
@@ -191,26 +189,23 @@ def test_a_gpu_that_tensorflow_must_not_use_makes_no_xla_on_the_cpu(listed_gpu, 
     assert type(model.optimizer) is (keras.optimizers.Adam if has_gpu else optimizer.FusedAdam)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [unet_scratch, *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (fcn_vgg16, unet_mobilenetv2))],
-)
-def test_a_training_as_on_a_gpu(command_line, tmp_path, monkeypatch, listed_gpu, recipe):
+@networks.first_recipe_fast
+def test_a_training_as_on_a_gpu(command_line, tmp_path, monkeypatch, listed_gpu, name):
     """Two steps compiled by XLA, in mixed_float16 with loss scaling and Keras' own layers, then the saved model."""
     monkeypatch.setattr(device, "start", lambda **_: [device.Gpu("a GPU with tensor cores", (8, 0))])
     models = []
     prepare = runs.Run.prepare
     monkeypatch.setattr(runs.Run, "prepare", lambda run, model: models.append(prepare(run, model)) or models[0])
     flags = ["--data", "synthetic", "--image-size", 32, "--limit", 16, "--batch-size", 8, "--epochs", 1]
-    flags += [] if recipe is unet_scratch else ["--backbone-weights", "none"]
-    status, out, err = command_line(recipe, *flags, "--output", tmp_path)
+    flags += ["--backbone-weights", "none"] if networks.has_encoder(name) else []
+    status, out, err = command_line(networks.MODULES[name], *flags, "--output", tmp_path)
     assert status == 0, err  # XLA logs that it was used
     assert "a GPU with tensor cores | mixed_float16" in out.splitlines()[0]
 
     (model,) = models
     assert model.jit_compile and isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert int(model.optimizer.inner_optimizer.iterations) == 2  # a step with infinite gradients is not counted
-    saved = keras.saving.load_model(tmp_path / f"{recipe.__name__}.keras")
+    saved = keras.saving.load_model(tmp_path / f"{name}.keras")
     for trained, loaded in zip(model.get_weights(), saved.get_weights(), strict=True):
         assert np.isfinite(loaded).all()
         np.testing.assert_array_equal(trained, loaded)

@@ -13,6 +13,7 @@ from app.datasets import synthetic
 from common import scores
 
 import keras
+import networks
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,11 +26,8 @@ pytestmark = needs_jax
 
 FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 20, "--precision", "float32")
 SCRATCH = (*FLAGS, "--epochs", 3)
-EPOCHS = {  # what else a run needs
-    "unet_scratch": ("--epochs", 3),
-    "fcn_vgg16": ("--epochs", 3, "--backbone-weights", "none"),
-    "unet_mobilenetv2": ("--epochs", 4, "--frozen-epochs", 2, "--backbone-weights", "ENCODER"),
-}
+EPOCHS = {name: ("--epochs", 3, *networks.flags(name)) for name in networks.MODULES}
+EPOCHS["unet_mobilenetv2"] = ("--epochs", 4, "--frozen-epochs", 2, "--backbone-weights", "ENCODER")
 
 
 @pytest.fixture(scope="module")

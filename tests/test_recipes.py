@@ -13,11 +13,13 @@ from common import masks
 
 import fcn_vgg16
 import keras
+import networks
 import numpy as np
 import pytest
 import unet_mobilenetv2
 import unet_scratch
 from conftest import CONTROL, ROOT
+from networks import MODULES, each_recipe, first_recipe_fast
 from own_data import load_data
 from PIL import Image
 
@@ -30,28 +32,18 @@ import unet_scratch
 runs.start("unet_scratch", "", unet_scratch.build_model, epochs=1, batch_size=8, learning_rate=0.1)
 sys.exit(tf.config.threading.get_inter_op_parallelism_threads() != 1)
 """
-RECIPES = {"unet_scratch": unet_scratch, "fcn_vgg16": fcn_vgg16, "unet_mobilenetv2": unet_mobilenetv2}
-OWN_FLAGS = {  # what a recipe needs besides QUICK to run two epochs without a download
-    "unet_scratch": (),
-    "fcn_vgg16": ("--backbone-weights", "none"),
-    "unet_mobilenetv2": ("--backbone-weights", "none", "--frozen-epochs", 1),
-}
 PICTURES = ["accuracy", "loss", "mean_iou", "mosaic_best", "mosaic_median", "mosaic_worst"]
 QUICK = ("--data", "synthetic", "--image-size", 32, "--epochs", 2, "--batch-size", 8, "--limit", 20)
-each_recipe = pytest.mark.parametrize("name", RECIPES)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["unet_scratch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fcn_vgg16", "unet_mobilenetv2"))],
-)
+@first_recipe_fast
 def test_a_run_from_the_terminal(name, tmp_path):
     """In a separate process, as a user starts it: its output and every file it writes."""
     output = tmp_path / "first run"
     command = [
         sys.executable,
         ROOT / "recipes" / f"{name}.py",
-        *map(str, (*QUICK, *OWN_FLAGS[name])),
+        *map(str, (*QUICK, *networks.flags(name))),
         "--output",
         output,
     ]
@@ -300,13 +292,13 @@ def test_real_pets_from_the_command_line(command_line, tmp_path, shared):
 
 @each_recipe
 def test_help_shows_the_docstring_and_every_flag(command_line, name):
-    status, out, _ = command_line(RECIPES[name], "--help")
-    assert status == 0 and RECIPES[name].__doc__.strip().splitlines()[0] in out
+    status, out, _ = command_line(MODULES[name], "--help")
+    assert status == 0 and MODULES[name].__doc__.strip().splitlines()[0] in out
     flags = "data data-dir image-size epochs batch-size learning-rate precision limit seed output"
     for flag in flags.split(" "):
         assert f"--{flag} " in out
-    assert ("--backbone-weights" in out) == (name != "unet_scratch")
-    assert ("--frozen-epochs" in out) == (name == "unet_mobilenetv2")
+    assert ("--backbone-weights" in out) == networks.has_encoder(name)
+    assert ("--frozen-epochs" in out) == networks.has_frozen_epochs(name)
 
 
 def test_negative_frozen_epochs(command_line):

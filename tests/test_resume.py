@@ -17,22 +17,19 @@ import time
 from app import checkpoint
 from app.cli import InputError
 
-import fcn_vgg16
 import keras
+import networks
 import numpy as np
 import pytest
-import unet_mobilenetv2
 import unet_scratch
 from conftest import ROOT, start_process, wait_for
 from PIL import Image
 
 FLAGS = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 16, "--precision", "float32")
 LARGER = ("--image-size", 64, "--limit", 48)  # unet_scratch then has dropout, whose random state must be saved too
-EPOCHS = {
-    "unet_scratch": ("--epochs", 6),  # so that a run stopped after three has not finished
-    "fcn_vgg16": ("--epochs", 4, "--backbone-weights", "none"),
-    "unet_mobilenetv2": ("--epochs", 4, "--frozen-epochs", 2, "--backbone-weights", "RANDOM"),
-}
+EPOCHS = {name: ("--epochs", 4, *networks.flags(name)) for name in networks.MODULES}
+EPOCHS["unet_scratch"] = ("--epochs", 6)  # so that a run stopped after three has not finished
+EPOCHS["unet_mobilenetv2"] = ("--epochs", 4, "--frozen-epochs", 2, "--backbone-weights", "RANDOM")
 
 
 @functools.cache
@@ -305,22 +302,11 @@ def test_weights_become_unwritable(command_line, monkeypatch, tmp_path):
     assert checkpoint.read_state(tmp_path / "output" / "unet_scratch-synthetic", {})[0]["rows"]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        unet_scratch,
-        pytest.param(fcn_vgg16, marks=pytest.mark.slow),
-        pytest.param(unet_mobilenetv2, marks=pytest.mark.slow),
-    ],
-)
-def test_resume_in_a_new_folder_starts_a_run(command_line, tmp_path, recipe):
+@networks.first_recipe_fast
+def test_resume_in_a_new_folder_starts_a_run(command_line, tmp_path, name):
     """So that a job script can always pass --resume."""
-    name = recipe.__name__
     flags = ("--data", "synthetic", "--image-size", 32, "--batch-size", 8, "--limit", 8, "--epochs", 1)
-    if name != "unet_scratch":
-        flags += ("--backbone-weights", "none")
-    if name == "unet_mobilenetv2":
-        flags += ("--frozen-epochs", 1)
-    status, out, err = command_line(recipe, *flags, "--output", tmp_path / name, "--resume")
+    flags += networks.flags(name)
+    status, out, err = command_line(networks.MODULES[name], *flags, "--output", tmp_path / name, "--resume")
     assert (status, err) == (0, "") and "no epoch is finished yet" in out
     assert not (tmp_path / name / checkpoint.STATE).exists() and not (tmp_path / name / ".running").exists()

@@ -2,7 +2,7 @@
 
 import ast
 
-import pytest
+import networks
 from conftest import ROOT
 
 RECIPES = ROOT / "recipes"
@@ -58,7 +58,13 @@ def test_private_and_platform_modules_are_imported_where_used():
             assert not name.startswith("keras.src") and name not in ("fcntl", "resource", "pwd"), f"{path}: {name}"
 
 
-@pytest.mark.parametrize("name", ["unet_scratch", "fcn_vgg16", "unet_mobilenetv2"])
+def test_every_recipe_that_trains_a_network_is_tested():
+    assert set(networks.RECIPES) == {
+        path.stem for path in RECIPES.glob("*.py") if "\ndef build_model(" in path.read_text()
+    }
+
+
+@networks.each_recipe
 def test_main_uses_no_app_internals(name):
     (main,) = [node for node in TREES[RECIPES / f"{name}.py"].body if getattr(node, "name", "") == "main"]
     names = {node.id for node in ast.walk(main) if isinstance(node, ast.Name)}

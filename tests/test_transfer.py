@@ -12,16 +12,12 @@ import pytest
 import unet_mobilenetv2
 import unet_scratch
 from conftest import ROOT
+from networks import MODULES, each_recipe, has_encoder
 from PIL import Image
-from test_models import MODELS
 
 TRIMAP = ("pet", "background", "border")
 QUICK = ("--data", "synthetic", "--image-size", 32, "--limit", 32, "--batch-size", 4)
-OF_CLASSES = {  # layers whose shape depends on the number of classes
-    "unet_scratch": 1,
-    "fcn_vgg16": 6,
-    "unet_mobilenetv2": 1,
-}
+OF_CLASSES = {"fcn_vgg16": 6}  # layers whose shape depends on the number of classes; in the others the last one
 
 
 def shaken(model):
@@ -31,13 +27,13 @@ def shaken(model):
     return model
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each_recipe
 def test_what_is_taken_over(name, tmp_path):
-    build = MODELS[name][0]
+    build = MODULES[name].build_model
     trained = shaken(build(64, 3))
     models.save(trained, tmp_path / "trained.keras", TRIMAP)
     found = models.load_as_start(name, tmp_path / "trained.keras", build, 64)
-    assert sum(found.is_of_classes) == OF_CLASSES[name] and found.class_names == TRIMAP
+    assert sum(found.is_of_classes) == OF_CLASSES.get(name, 1) and found.class_names == TRIMAP
 
     for names in (TRIMAP, ("cat", "dog", "background"), ("cat", "dog")):
         model = build(64, len(names))
@@ -51,13 +47,13 @@ def test_what_is_taken_over(name, tmp_path):
             else:
                 for array, expected in zip(layer.get_weights(), source.get_weights(), strict=True):
                     np.testing.assert_array_equal(array, expected)
-        assert kept == (0 if names == TRIMAP else OF_CLASSES[name])
+        assert kept == (0 if names == TRIMAP else OF_CLASSES.get(name, 1))
         assert ("but the last" in found.summary(names)) == bool(kept)
 
 
-@pytest.mark.parametrize("name", ["fcn_vgg16", "unet_mobilenetv2"])
+@pytest.mark.parametrize("name", filter(has_encoder, MODULES))
 def test_other_sizes_of_the_same_network(name, tmp_path):
-    build = MODELS[name][0]
+    build = MODULES[name].build_model
     models.save(build(64, 3), tmp_path / "trained.keras", TRIMAP)
     models.load_as_start(name, tmp_path / "trained.keras", build, 96).copy_to(build(96, 3), TRIMAP)
 
@@ -154,7 +150,7 @@ def test_networks_that_do_not_fit_are_refused(command_line, tmp_path):
     deep, other, own = (tmp_path / name / "unet_scratch.keras" for name in ("deep", "other", "output"))
     for path, recipe, size in ((deep, "unet_scratch", 64), (other, "unet_mobilenetv2", 32), (own, "unet_scratch", 32)):
         path.parent.mkdir()
-        models.save(MODELS[recipe][0](size, 3), path, TRIMAP)
+        models.save(MODULES[recipe].build_model(size, 3), path, TRIMAP)
     for flags, words in (
         (("--weights", deep), "for 64 px, has other layers than the one for 32 px; use --image-size 64"),
         (("--weights", other), "of another recipe, unet_mobilenetv2; this one is unet_scratch"),
