@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import gc
 import http.server
@@ -11,7 +12,8 @@ import sys
 import threading
 import time
 
-from app import models
+from app import checkpoint, models
+from app.cli import InputError
 from common import scores
 
 import keras
@@ -73,6 +75,24 @@ def command_line(monkeypatch, capfd):
         return status, out, err
 
     return run
+
+
+@pytest.fixture
+def ends_after_an_epoch(monkeypatch):
+    """A context in which a training ends when the state of its first epoch is written, with exit status 2."""
+    write_state = checkpoint.write_state
+
+    def write_and_end(*args):
+        write_state(*args)
+        raise InputError("the end")
+
+    @contextlib.contextmanager
+    def context():
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "write_state", write_and_end)
+            yield patched
+
+    return context
 
 
 RUNNER = """

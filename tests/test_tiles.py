@@ -3,7 +3,7 @@
 import json
 import tracemalloc
 
-from app import checkpoint, models, photos
+from app import models, photos
 from app.cli import InputError
 from app.datasets import folder as folders
 from app.datasets import load
@@ -124,18 +124,11 @@ def dotted(tmp_path_factory):
     return folder
 
 
-def test_the_model_remembers_its_tiles(command_line, dotted, tmp_path, monkeypatch):
+def test_the_model_remembers_its_tiles(command_line, dotted, tmp_path, ends_after_an_epoch):
     """From the first line of a training, which ends after an epoch, to the mask of a prediction at the photo's size."""
     output = tmp_path / "output"
     flags = ("--data", dotted, "--image-size", 32, "--epochs", 2, "--batch-size", 32, "--output", output)
-    write_state = checkpoint.write_state
-
-    def write_and_end(*args):
-        write_state(*args)
-        raise InputError("the end")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "write_state", write_and_end)
+    with ends_after_an_epoch():
         assert command_line(unet_scratch, *flags, "--tiles")[0] == 2
     status, _, err = command_line(unet_scratch, *flags, "--resume")
     assert status == 2 and err.count("\n") == 1 and "--tiles was True and is False" in err

@@ -3,7 +3,6 @@
 import json
 
 from app import checkpoint, device, models
-from app.cli import InputError
 from app.datasets import synthetic
 
 import keras
@@ -124,19 +123,12 @@ def test_the_shipped_weights_start_a_training(command_line, tmp_path):
             assert np.array_equal(*kernels) == (data is statues)
 
 
-def test_resuming_a_training_that_started_from_weights(command_line, tmp_path, monkeypatch):
+def test_resuming_a_training_that_started_from_weights(command_line, tmp_path, monkeypatch, ends_after_an_epoch):
     """It ends after an epoch; without the flag it is not resumed. The precision is the one it began with."""
     weights = tmp_path / "weights.keras"
     models.save(unet_scratch.build_model(32, 3), weights, TRIMAP)
     flags = (*QUICK[:4], "--batch-size", 8, "--limit", 8, "--epochs", 2, "--output", tmp_path / "run")
-    write_state = checkpoint.write_state
-
-    def write_and_end(*args):
-        write_state(*args)
-        raise InputError("the end")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "write_state", write_and_end)
+    with ends_after_an_epoch() as patched:
         patched.setattr(device, "best_precision", lambda gpus: "mixed_bfloat16")
         assert command_line(unet_scratch, *flags, "--weights", weights)[0] == 2
     monkeypatch.setattr(device, "best_precision", lambda gpus: "float32")
